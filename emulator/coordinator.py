@@ -1,0 +1,316 @@
+"""The coordinator: admits requests, issues their iterations, collects their tokens."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from emulator.distribution import EXACT_SAMPLES
+from emulator.links import EmulatedLink, Transfer
+from emulator.requests import Attempt, Outcome, Request
+from emulator.spec import FirstToken, WhenNoRoute
+
+if TYPE_CHECKING:
+    from emulator.cluster import ClusterState
+    from emulator.node import GpuNode
+    from emulator.spec import EmulationSpec
+
+COALESCE_S = 1e-6
+"""Results of one transfer that come within this time are handled in one go; each keeps its own time in
+its next iteration and in the metrics."""
+
+
+class Coordinator:
+    """Source and sink of all pipelines.
+
+    Attributes:
+        on_prefill_done: Called with the time after a prefill is back and the first decode is issued.
+        on_request_end: Called with the time after a request finished.
+        on_ended: Called with every request that ended, whatever the outcome.
+        on_token: Called with request and time for every token, when set.
+    """
+
+    def __init__(self, state: ClusterState, spec: EmulationSpec) -> None:
+        self._state = state
+        self._env = state.env
+        self._metrics = state.metrics
+        self._log = state.log
+        self._first_token_by_prefill = spec.first_token is FirstToken.PREFILL
+        self._when_no_route = spec.when_no_route
+        self._queue_limit = spec.admission_queue_limit
+        self._numbers = 0
+        self._in_flight: dict[int, Attempt] = {}
+        self._waiting: deque[Request] = deque()
+        self.on_prefill_done: Callable[[float], None] | None = None
+        self.on_request_end: Callable[[float], None] | None = None
+        self.on_ended: Callable[[Request], None] | None = None
+        self.on_token: Callable[[Request, float], None] | None = None
+
+    def in_flight(self) -> Iterable[Attempt]:
+        """Attempts under way, in order of admission."""
+        return self._in_flight.values()
+
+    @property
+    def in_flight_count(self) -> int:
+        """Requests under way, not counting those that wait for a pipeline."""
+        return len(self._in_flight)
+
+    @property
+    def waiting(self) -> Iterable[Request]:
+        """Requests that wait for a pipeline, in order."""
+        return self._waiting
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._in_flight) + len(self._waiting)
+
+    # -- admission -----------------------------------------------------------------------------
+
+    def submit(self, prompt_tokens: int, output_tokens: int) -> Request:
+        """A new request arrives now."""
+        now = self._env.now
+        request = Request(self._numbers, now, prompt_tokens, output_tokens)
+        self._numbers += 1
+        self._metrics.submitted += 1
+        self._log.arrival(now, request)
+        impossible = self._state.why_impossible(prompt_tokens)
+        if impossible:
+            self._end_request(request, Outcome.REJECTED, impossible)
+        elif self._waiting and self._when_no_route is WhenNoRoute.WAIT:
+            self._enqueue(request)
+        elif not self._admit(request):
+            if self._when_no_route is WhenNoRoute.REJECT:
+                self._end_request(request, Outcome.REJECTED, "no pipeline with enough free KV cache")
+            else:
+                self._enqueue(request)
+        return request
+
+    def _enqueue(self, request: Request) -> None:
+        if len(self._waiting) >= self._queue_limit:
+            self._end_request(request, Outcome.REJECTED, f"admission queue is full ({self._queue_limit} requests)")
+        else:
+            self._waiting.append(request)
+
+    def _admit_waiting(self) -> None:
+        while self._waiting and self._admit(self._waiting[0]):
+            self._waiting.popleft()
+
+    def _admit(self, request: Request) -> bool:
+        """Start an attempt, if the policy has a pipeline for it now."""
+        now = self._env.now
+        state = self._state
+        emitted = request.emitted_tokens
+        left = request.output_tokens - emitted
+        if self._first_token_by_prefill:
+            # The prefill emits one token: the first, or, computing lost entries again, the next.
+            left -= 1
+        attempt = Attempt(request, request.prompt_tokens + emitted, left, now)
+        if not state.policy.admit(attempt, now):
+            return False
+        if request.admitted_s is None:
+            request.admitted_s = now
+        attempt.special = True
+        longest = request.prompt_tokens + request.output_tokens
+        if longest > state.longest_context:
+            state.longest_context = longest
+        self._in_flight[request.number] = attempt
+        if attempt.pipeline is not None:
+            self._log.request(now, "admitted", request, f',"pipeline":"{attempt.pipeline}"')
+        else:
+            self._log.request(now, "admitted", request)
+        link = attempt.first_link
+        assert link is not None
+        state.transmit(link, now, [attempt], 1)
+        return True
+
+    # -- results -------------------------------------------------------------------------------
+
+    def receive(self, transfer: Transfer) -> None:
+        """The first result of ``transfer`` is back."""
+        nic = transfer.link.receiving_nic
+        if nic is not None:
+            size = transfer.link.bytes_per_token
+            sizes = [size * item.tokens for item in transfer.items] if transfer.prefills else size
+            transfer.times = nic.receive(transfer.times, sizes)
+        self._take_in(transfer)
+
+    def _take_in(self, transfer: Transfer) -> None:
+        items, times = transfer.items, transfer.times
+        horizon = self._env.now + COALESCE_S
+        if times[-1] > horizon:
+            count = sum(1 for time in times if time <= horizon)
+            transfer.items, transfer.times = items[count:], times[count:]
+            self._env.call_at(times[count], lambda _event: self._take_in(transfer))
+            items, times = items[:count], times[:count]
+            if not items:
+                return
+        if self._state.dead and any(item.dead for item in items):
+            living = [(item, time) for item, time in zip(items, times, strict=True) if not item.dead]
+            self._state.dead -= len(items) - len(living)
+            items, times = [item for item, _ in living], [time for _, time in living]
+        self._collect(items, times)
+
+    def _collect(self, items: list[Attempt], times: list[float]) -> None:
+        again: list[Attempt] = []
+        add_latency = self._metrics.decode_and_itl.samples.append
+        counts_decodes = self._state.policy.counts_decodes
+        on_token = self.on_token
+        turning: list[tuple[Attempt, float]] = []
+        prefills = 0
+        for item, time in zip(items, times, strict=True):
+            if item.special:
+                if item.prefill:
+                    prefills += 1
+                    turning.append((item, time))
+                    if self._prefill_back(item, time):
+                        again.append(item)
+                    continue
+                self._special_token(item, time)
+            else:
+                add_latency(time - item.started_s)
+            request = item.request
+            request.last_token_s = time
+            request.emitted_tokens += 1
+            if on_token is not None:
+                on_token(request, time)
+            item.context += 1
+            item.hop = 0
+            item.left -= 1
+            if item.left:
+                item.started_s = time
+                again.append(item)
+                if counts_decodes:
+                    item.pipeline.decodes_issued += 1  # type: ignore[union-attr]
+            else:
+                turning.append((item, time))
+        self._metrics.decode_iterations += len(items) - prefills
+        if again:
+            self._issue(again)
+        for item, time in turning:
+            if not item.left:
+                self._finish(item, time)
+            elif self.on_prefill_done is not None:
+                self.on_prefill_done(time)
+        if len(self._metrics.decode_and_itl.samples) >= EXACT_SAMPLES:
+            self._metrics.decode_and_itl.settle()
+
+    def _issue(self, items: list[Attempt]) -> None:
+        """Send the next decode iteration of ``items`` on its way, each at the time its last one was back."""
+        transmit = self._state.transmit
+        if self._state.single_entry:
+            transmit(self._state.entry_links[0], [item.started_s for item in items], items, 0)
+            return
+        groups: dict[EmulatedLink, list[Attempt]] = {}
+        for item in items:
+            assert item.first_link is not None
+            groups.setdefault(item.first_link, []).append(item)
+        for link, group in groups.items():
+            transmit(link, [item.started_s for item in group], group, 0)
+
+    def _prefill_back(self, attempt: Attempt, time: float) -> bool:
+        """A prefill is back; whether decode iterations follow."""
+        request = attempt.request
+        metrics = self._metrics
+        metrics.prefill.add(time - attempt.started_s)
+        metrics.prefill_tokens += attempt.tokens
+        attempt.context = attempt.tokens
+        attempt.tokens = 1
+        attempt.prefill = False
+        attempt.hop = 0
+        attempt.started_s = time
+        state = self._state
+        if attempt.pipeline is None:
+            attempt.pipeline = state.pipelines.of(attempt.path())
+            attempt.links = attempt.pipeline.after
+            self._log.request(time, "routed", request, f',"pipeline":"{attempt.pipeline}"')
+        request.pipeline = attempt.pipeline
+        if self._first_token_by_prefill:
+            attempt.special = False
+            self._emit(request, time)
+        if attempt.left and state.policy.counts_decodes:
+            attempt.pipeline.decodes_issued += 1
+        return attempt.left > 0
+
+    def _emit(self, request: Request, time: float) -> None:
+        """A token that is no plain decode's reaches the client; the emitted count for a prefill's token rises here."""
+        if request.first_token_s is None:
+            request.first_token_s = time
+            self._log.request(time, "first_token", request)
+        elif request.last_token_s is not None:
+            self._metrics.itl_only.add(time - request.last_token_s)
+        if self._first_token_by_prefill:
+            request.last_token_s = time
+            request.emitted_tokens += 1
+            if self.on_token is not None:
+                self.on_token(request, time)
+
+    def _special_token(self, attempt: Attempt, time: float) -> None:
+        """The first decode token of an attempt when the prefill emits none."""
+        attempt.special = False
+        self._metrics.decode_only.add(time - attempt.started_s)
+        self._emit(attempt.request, time)
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _finish(self, attempt: Attempt, time: float) -> None:
+        request = attempt.request
+        assert request.emitted_tokens == request.output_tokens
+        self._close(attempt)
+        request.end_s = time
+        request.outcome = Outcome.FINISHED
+        self._log.request(time, "finished", request, f',"output_tokens":{request.emitted_tokens}')
+        self._end(request)
+        if self.on_request_end is not None:
+            self.on_request_end(time)
+        self._admit_waiting()
+
+    def end_attempt(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
+        """Give up an attempt and its request; the attempt must be dropped by whoever holds it."""
+        self._kill(attempt)
+        self._end_request(attempt.request, outcome, reason)
+        if self.on_request_end is not None:
+            self.on_request_end(self._env.now)
+
+    def preempt(self, attempt: Attempt, node: GpuNode) -> None:
+        """Take all KV entries away from an attempt; its request queues for another one, before newer requests."""
+        request = attempt.request
+        request.preemptions += 1
+        request.recomputed_tokens += attempt.context
+        self._log.reason(self._env.now, "preempted", request, f"KV cache of {node.name} is full")
+        self._kill(attempt)
+        position = sum(1 for other in self._waiting if other.number < request.number)
+        self._waiting.insert(position, request)
+        if not self._in_flight:
+            # Nobody is left whose end would let it in.
+            self._env.call_at(self._env.now, lambda _event: self._admit_waiting())
+
+    def _kill(self, attempt: Attempt) -> None:
+        attempt.dead = True
+        self._state.dead += 1
+        self._close(attempt)
+
+    def _close(self, attempt: Attempt) -> None:
+        """Free everything an attempt holds."""
+        del self._in_flight[attempt.request.number]
+        self._state.policy.closed(attempt)
+        for position, (node, layers) in enumerate(attempt.stages()):
+            held = node.kv_of(attempt, position, layers)
+            node.kv_used -= held
+            assert node.kv_used >= 0
+            if held and node.waits_for_kv:
+                node.kv_freed()
+
+    def _end_request(self, request: Request, outcome: Outcome, reason: str) -> None:
+        now = self._env.now
+        request.outcome = outcome
+        request.reason = reason
+        request.end_s = now
+        self._log.reason(now, str(outcome), request, reason)
+        self._end(request)
+
+    def _end(self, request: Request) -> None:
+        self._metrics.request_ended(request)
+        if self.on_ended is not None:
+            self.on_ended(request)

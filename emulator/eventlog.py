@@ -1,0 +1,104 @@
+"""The event log: one JSON object a line, in order of time, hashed as it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emulator.links import Transfer
+    from emulator.node import GpuNode, Segment
+    from emulator.requests import Request
+
+_CHUNK_LINES = 4096
+
+
+class EventLog:
+    """Streams events to a sink and keeps their SHA-256.
+
+    Attributes:
+        lines: Events written so far.
+        truncated: Whether the sink stopped getting lines because ``limit_bytes`` was reached. The hash goes on.
+    """
+
+    def __init__(self, sink: Callable[[bytes], object] | None = None, limit_bytes: int = 1 << 30) -> None:
+        self._sink = sink
+        self._left = limit_bytes
+        self._hash = hashlib.sha256()
+        self._buffer: list[str] = []
+        self.lines = 0
+        self.truncated = False
+
+    def _write(self, line: str) -> None:
+        self._buffer.append(line)
+        if len(self._buffer) >= _CHUNK_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the sink."""
+        if not self._buffer:
+            return
+        self.lines += len(self._buffer)
+        chunk = "".join(self._buffer).encode()
+        self._buffer.clear()
+        self._hash.update(chunk)
+        if self._sink is None or self.truncated:
+            return
+        if len(chunk) > self._left:
+            self.truncated = True
+            self._sink(chunk[: chunk.rfind(b"\n", 0, self._left) + 1])
+            self._sink(b'{"event":"truncated","reason":"size limit of the event log reached"}\n')
+            return
+        self._left -= len(chunk)
+        self._sink(chunk)
+
+    def sha256(self) -> str:
+        """Hash of all events so far, hexadecimal."""
+        self.flush()
+        return self._hash.hexdigest()
+
+    # -- events --------------------------------------------------------------------------------
+
+    def request(self, at_s: float, event: str, request: Request, detail: str = "") -> None:
+        """Something happened to a request; ``detail`` is further JSON members, starting with a comma."""
+        self._write(f'{{"t":{at_s:.9f},"event":"{event}","request":{request.number}{detail}}}\n')
+
+    def arrival(self, at_s: float, request: Request) -> None:
+        """A request reached the coordinator."""
+        self.request(
+            at_s,
+            "arrival",
+            request,
+            f',"prompt_tokens":{request.prompt_tokens},"output_tokens":{request.output_tokens}',
+        )
+
+    def reason(self, at_s: float, event: str, request: Request, reason: str) -> None:
+        """A request ended or stumbled, and why."""
+        self.request(at_s, event, request, f',"reason":{json.dumps(reason)}')
+
+    def batch(
+        self,
+        at_s: float,
+        node: GpuNode,
+        segment: Segment,
+        duration_s: float,
+        prompts: int,
+        prompt_tokens: int,
+        decodes: int,
+    ) -> None:
+        """A batch has left a segment."""
+        self._write(
+            f'{{"t":{at_s:.9f},"event":"batch","node":"{node.name}","layers":[{segment.held.start},{segment.held.stop}],'
+            f'"duration_s":{duration_s:.9f},"prompts":{prompts},"prompt_tokens":{prompt_tokens},"decodes":{decodes},'
+            f'"kv_used":{node.kv_used}}}\n'
+        )
+
+    def transfer(self, at_s: float, transfer: Transfer) -> None:
+        """A transfer was handed to a link."""
+        requests = ",".join(str(item.request.number) for item in transfer.items)
+        self._write(
+            f'{{"t":{at_s:.9f},"event":"transfer","link":"{transfer.link.name}","first_s":{transfer.times[0]:.9f},'
+            f'"last_s":{transfer.times[-1]:.9f},"tokens":{transfer.tokens},"requests":[{requests}]}}\n'
+        )

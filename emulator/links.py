@@ -1,0 +1,147 @@
+"""Links of the running cluster and the transfers on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event
+
+from netshape.clock import LinkClock, NicClock
+
+if TYPE_CHECKING:
+    from emulator.environment import VirtualEnvironment
+    from emulator.node import GpuNode, Segment
+    from emulator.requests import Attempt
+
+
+class EmulatedLink:
+    """One direction between two machines that work can use.
+
+    Attributes:
+        index: Position in the cluster's link order.
+        name: ``source->target``.
+        source: Sending node; ``None`` for the coordinator.
+        node: Receiving node; ``None`` for the coordinator.
+        entry_layer: First layer to run at the receiver.
+        segment: Where arrivals queue at the receiver.
+        clock: Its virtual clock.
+        receiving_nic: Receiver's card, when cards are shared first come, first served.
+        bytes_per_token: Bytes that one token costs here.
+        bytes_sent: Bytes handed over in the window.
+        messages: Messages handed over in the window.
+    """
+
+    __slots__ = (
+        "bytes_per_token",
+        "bytes_sent",
+        "clock",
+        "deliver",
+        "entry_layer",
+        "index",
+        "messages",
+        "name",
+        "node",
+        "receiving_nic",
+        "segment",
+        "source",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        source: GpuNode | None,
+        node: GpuNode | None,
+        entry_layer: int,
+        clock: LinkClock,
+        bytes_per_token: float,
+        receiving_nic: NicClock | None,
+    ) -> None:
+        self.index = index
+        self.name = name
+        self.source = source
+        self.node = node
+        self.entry_layer = entry_layer
+        self.segment: Segment | None = None
+        self.clock = clock
+        self.receiving_nic = receiving_nic
+        self.bytes_per_token = bytes_per_token
+        self.bytes_sent = 0.0
+        self.messages = 0
+        self.deliver: Callable[[Any], None]
+
+    def start_window(self) -> None:
+        """Forget what was measured so far."""
+        self.bytes_sent = 0.0
+        self.messages = 0
+
+
+class Transfer(Event):
+    """What one batch sends to one next machine: one message per request, delivered by one event.
+
+    The event happens when the first message arrives. Later messages carry their own arrival times,
+    and the receiver does not touch a message before its time.
+
+    Attributes:
+        link: The link taken.
+        items: Messages in sending order, shape ``(n,)``.
+        times: Arrival time of each, rising, shape ``(n,)``.
+        prefills: How many of them are prefills.
+        tokens: Tokens of all of them.
+    """
+
+    def __init__(
+        self,
+        env: VirtualEnvironment,
+        link: EmulatedLink,
+        items: list[Attempt],
+        times: list[float],
+        prefills: int,
+        tokens: int,
+    ) -> None:
+        # Event.__init__ is spelled out: this is the busiest constructor of a run.
+        self.env = env
+        self.callbacks = [link.deliver]
+        self._ok = True
+        self._value = None
+        self.link = link
+        self.items = items
+        self.times = times
+        self.prefills = prefills
+        self.tokens = tokens
+
+
+class VirtualNetwork:
+    """Carries transfers over virtual clocks."""
+
+    def __init__(self, env: VirtualEnvironment) -> None:
+        self._env = env
+
+    def transmit(
+        self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int
+    ) -> Transfer:
+        """Send one message per item over ``link``, in order.
+
+        Args:
+            link: Where to send.
+            ready_s: When the messages are handed over: one time for all, or, without prefills, one for each, rising.
+            items: What to send, shape ``(n,)``.
+            prefills: How many of them are prefills.
+        """
+        size = link.bytes_per_token
+        count = len(items)
+        send = link.clock.send
+        tokens = count
+        if isinstance(ready_s, list):
+            times = [send(ready, size) for ready in ready_s]
+        elif prefills:
+            tokens = sum(item.tokens for item in items)
+            times = [send(ready_s, size * item.tokens) for item in items]
+        else:
+            times = link.clock.send_run(ready_s, size, count)
+        link.bytes_sent += size * tokens
+        link.messages += count
+        transfer = Transfer(self._env, link, items, times, prefills, tokens)
+        self._env.push(transfer, times[0])
+        return transfer

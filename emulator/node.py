@@ -1,0 +1,428 @@
+"""One GPU machine: a SimPy process that batches whatever waits and walks through its layers (HELIX.md section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event
+
+from placement.layers import LayerRange
+from placement.profile import MachineProfile
+
+if TYPE_CHECKING:
+    from emulator.cluster import ClusterState
+    from emulator.links import EmulatedLink, Transfer
+    from emulator.requests import Attempt
+
+
+class Segment:
+    """A run of layers between two layers at which requests may enter; within it a batch does not change.
+
+    Attributes:
+        index: Position in the node.
+        layers: Number of layers.
+        held: The layers.
+        pays_host_cost: Whether it begins with the node's first held layer.
+        last: Whether it ends with the node's last held layer.
+        ready: Requests waiting for it, in order of arrival.
+        prefills: How many of ``ready`` are prefills.
+        pending: Transfers with messages that are not in ``ready`` yet.
+    """
+
+    __slots__ = ("held", "index", "last", "layers", "pays_host_cost", "pending", "prefills", "ready")
+
+    def __init__(self, index: int, held: LayerRange, *, pays_host_cost: bool, last: bool) -> None:
+        self.index = index
+        self.held = held
+        self.layers = len(held)
+        self.pays_host_cost = pays_host_cost
+        self.last = last
+        self.ready: list[Attempt] = []
+        self.prefills = 0
+        self.pending: list[Transfer] = []
+
+
+class GpuNode:
+    """A node that holds a layer range.
+
+    Attributes:
+        index: Position among the nodes that hold layers.
+        name: Node name.
+        held: Layers held.
+        profile: How its machine type runs the model.
+        kv_capacity: KV capacity in tokens summed over held layers.
+        kv_used: KV entries in use, in the same unit.
+        kv_peak: Greatest ``kv_used`` in the window.
+        busy_s: Compute time in the window.
+        batches: Segment runs in the window.
+        batched: Requests summed over these.
+        out_links: Links that leave it.
+        only_link: The one link that leaves it, when there is just one.
+        slowdown: Factor on every batch's time.
+    """
+
+    def __init__(
+        self,
+        state: ClusterState,
+        index: int,
+        name: str,
+        held: LayerRange,
+        profile: MachineProfile,
+        kv_capacity: int,
+    ) -> None:
+        self._state = state
+        self._env = state.env
+        self.index = index
+        self.name = name
+        self.held = held
+        self.profile = profile
+        self.kv_capacity = kv_capacity
+        self.kv_used = 0
+        self.kv_peak = 0
+        self.busy_s = 0.0
+        self.batches = 0
+        self.batched = 0
+        self.slowdown = 1.0
+        self.out_links: list[EmulatedLink] = []
+        self.only_link: EmulatedLink | None = None
+        limits = profile.limits_at(len(held))
+        self.max_prompts = limits.max_prompts
+        self.max_prompt_tokens = limits.max_prompts * profile.max_prompt_tokens
+        self.max_decodes = limits.max_decode_sequences
+        self.max_decode_context = limits.max_decode_sequences * profile.decode_context_per_sequence
+        self._prefill_s = profile.prefill.up_to(self.max_prompt_tokens)
+        self._decode_s = profile.decode.up_to(self.max_decodes)
+        self._decode_s[1] *= profile.single_decode_factor
+        self._activation_bytes = state.spec.model.activation_bytes
+        self._concat_rate = state.spec.host_cost.concat_bytes_per_s
+        self._transfer_rate = state.spec.host_cost.transfer_bytes_per_s
+        self.segments: list[Segment] = []
+        self._current = 0
+        self._running: list[Attempt] = []
+        self._arrived_tokens = 0
+        self._wake: Event | None = None
+        self._alarm_s = float("inf")
+        self.waits_for_kv = False
+
+    def open(self, entries: set[int]) -> None:
+        """Cut the held layers at the given entry layers and start serving."""
+        starts = sorted(entries | {self.held.start})
+        stops = [*starts[1:], self.held.stop]
+        self.segments = [
+            Segment(
+                index,
+                LayerRange(start, stop),
+                pays_host_cost=start == self.held.start,
+                last=stop == self.held.stop,
+            )
+            for index, (start, stop) in enumerate(zip(starts, stops, strict=True))
+        ]
+        self._current = len(self.segments) - 1
+        self.only_link = self.out_links[0] if len(self.out_links) == 1 else None
+        self._env.process(self._serve())
+
+    def start_window(self) -> None:
+        """Forget what was measured so far."""
+        self.busy_s = 0.0
+        self.batches = self.batched = 0
+        self.kv_peak = self.kv_used
+
+    def segment_at(self, layer: int) -> Segment:
+        """The segment that begins with ``layer``."""
+        return next(segment for segment in self.segments if segment.held.start == layer)
+
+    def entry_of(self, attempt: Attempt) -> int:
+        """First layer that ``attempt`` runs here."""
+        link = attempt.first_link
+        while link is not None and link.node is not None:
+            if link.node is self:
+                return link.entry_layer
+            link = attempt.links.get(link.node.index)
+        raise KeyError(f"request {attempt.request.number} does not pass {self.name}")
+
+    def kv_of(self, attempt: Attempt, position: int, layers: LayerRange) -> int:
+        """KV entries (layer-tokens) that ``attempt`` has here, as stage ``position`` of its pipeline."""
+        held = attempt.context * len(layers)
+        if position < attempt.hop:
+            held += attempt.tokens * len(layers)
+        elif position == attempt.hop and len(self.segments) > 1:
+            held += attempt.tokens * self._layers_done(attempt, layers)
+        return held
+
+    def _layers_done(self, attempt: Attempt, layers: LayerRange) -> int:
+        """Layers that ``attempt`` has run here in this iteration, while it is still here."""
+        if attempt in self._running:
+            return self.segments[self._current].held.start - layers.start
+        for segment in self.segments:
+            if attempt in segment.ready:
+                return max(0, segment.held.start - layers.start)
+        return 0
+
+    def holds_kv_of(self, attempt: Attempt) -> bool:
+        """Whether ``attempt`` has KV entries here."""
+        return any(
+            node is self and self.kv_of(attempt, position, layers) > 0
+            for position, (node, layers) in enumerate(attempt.stages())
+        )
+
+    def queue_length(self) -> int:
+        """Requests waiting at the first layer now."""
+        now = self._env.now
+        first = self.segments[0]
+        arrived = sum(1 for transfer in first.pending for time in transfer.times if time <= now)
+        return len(first.ready) + arrived
+
+    # -- arrivals ------------------------------------------------------------------------------
+
+    def receive(self, transfer: Transfer) -> None:
+        """The first message of ``transfer`` has arrived."""
+        link = transfer.link
+        nic = link.receiving_nic
+        if nic is not None:
+            size = link.bytes_per_token
+            sizes = [size * item.tokens for item in transfer.items] if transfer.prefills else size
+            transfer.times = nic.receive(transfer.times, sizes)
+        segment = link.segment
+        assert segment is not None
+        segment.pending.append(transfer)
+        if self._wake is not None:
+            if transfer.times[0] <= self._env.now:
+                self._rouse(transfer.times[0] - link.clock.latency_s)
+            else:
+                self._set_alarm(transfer.times[0])
+
+    def kv_freed(self) -> None:
+        """KV entries were freed here; work that waits for them may go on."""
+        if self.waits_for_kv and self._wake is not None:
+            self._rouse(self._env.now)
+
+    def _rouse(self, caused_s: float) -> None:
+        wake, self._wake = self._wake, None
+        assert wake is not None
+        self._env.trigger_late(wake, self._env.now, caused_s)
+
+    def _set_alarm(self, at_s: float) -> None:
+        if at_s < self._alarm_s:
+            self._alarm_s = at_s
+            self._env.call_at(at_s, self._alarm)
+
+    def _alarm(self, _event: Event) -> None:
+        self._alarm_s = float("inf")
+        if self._wake is not None:
+            self._rouse(self._env.now)
+
+    def _collect(self, segment: Segment, now: float) -> None:
+        """Move every message that has arrived by ``now`` to ``ready``, in order of arrival."""
+        pending = segment.pending
+        if len(pending) == 1:
+            transfer = pending[0]
+            if transfer.times[-1] <= now:
+                segment.pending = []
+                if segment.ready:
+                    segment.ready += transfer.items
+                else:
+                    segment.ready = transfer.items
+                segment.prefills += transfer.prefills
+                self._arrived_tokens += transfer.tokens
+                return
+        arrived: list[tuple[float, Attempt]] = []
+        later: list[Transfer] = []
+        in_order, last = True, 0.0
+        for transfer in pending:
+            times = transfer.times
+            if times[-1] <= now:
+                in_order = in_order and times[0] >= last
+                last = times[-1]
+                arrived.extend(zip(times, transfer.items, strict=True))
+                segment.prefills += transfer.prefills
+                self._arrived_tokens += transfer.tokens
+            elif times[0] <= now:
+                in_order = False
+                arrived.extend(self._split(segment, transfer, now))
+                later.append(transfer)
+            else:
+                later.append(transfer)
+        segment.pending = later
+        if not in_order:
+            arrived.sort(key=itemgetter(0))
+        segment.ready += [item for _, item in arrived]
+
+    def _split(self, segment: Segment, transfer: Transfer, now: float) -> list[tuple[float, Attempt]]:
+        count = sum(1 for time in transfer.times if time <= now)
+        head = list(zip(transfer.times[:count], transfer.items[:count], strict=True))
+        prefills = sum(1 for _, item in head if item.prefill)
+        tokens = sum(item.tokens for _, item in head)
+        segment.prefills += prefills
+        self._arrived_tokens += tokens
+        transfer.items, transfer.times = transfer.items[count:], transfer.times[count:]
+        transfer.prefills -= prefills
+        transfer.tokens -= tokens
+        return head
+
+    # -- batches -------------------------------------------------------------------------------
+
+    def _serve(self) -> Generator[Event, Any, None]:
+        env = self._env
+        segments = self.segments
+        single = segments[0] if len(segments) == 1 else None
+        while True:
+            now = env.now
+            if single is not None:
+                segment = single
+                if segment.pending:
+                    self._collect(segment, now)
+                batch = self._take(segment) if segment.ready else None
+            else:
+                segment, batch = self._next_segment(now)
+            if batch is None:
+                self._wake = wake = Event(env)
+                self._rest()
+                yield wake
+                continue
+            items, prompts, prompt_tokens, decodes = batch
+            tokens = prompt_tokens + decodes
+            end, last_layer = self._end_of(segment, now, prompt_tokens, decodes)
+            self._running = items
+            yield env.trigger_late(Event(env), end, last_layer)
+            self._running = []
+            duration = end - now
+            self.busy_s += duration
+            self.batches += 1
+            self.batched += len(items)
+            if self._state.dead:
+                items, prompts, tokens = self._drop_dead(items)
+            self.kv_used += segment.layers * tokens
+            if self.kv_used > self.kv_peak:
+                self.kv_peak = self.kv_used
+            if self._state.log_batches:
+                self._state.log.batch(env.now, self, segment, duration, prompts, prompt_tokens, decodes)
+            if not segment.last:
+                following = segments[segment.index + 1]
+                if following.pending:
+                    self._collect(following, env.now)
+                following.ready += items
+                following.prefills += prompts
+            elif items:
+                self._forward(items, prompts, env.now)
+
+    def _rest(self) -> None:
+        upcoming = [transfer.times[0] for segment in self.segments for transfer in segment.pending]
+        if upcoming:
+            self._set_alarm(min(upcoming))
+
+    def _next_segment(self, now: float) -> tuple[Segment, tuple[list[Attempt], int, int, int] | None]:
+        """The next segment, going round, at which somebody waits, and its batch."""
+        segments = self.segments
+        for segment in segments:
+            if segment.pending:
+                self._collect(segment, now)
+        count = len(segments)
+        for offset in range(1, count + 1):
+            segment = segments[(self._current + offset) % count]
+            if segment.ready:
+                batch = self._take(segment)
+                if batch is not None:
+                    self._current = segment.index
+                    return segment, batch
+        return segments[self._current], None
+
+    def _end_of(self, segment: Segment, now: float, prompt_tokens: int, decodes: int) -> tuple[float, float]:
+        """When a batch that starts now has run the segment's layers, and when it begins the last of them."""
+        if prompt_tokens <= self.max_prompt_tokens:
+            layer_s = self._prefill_s[prompt_tokens] + self._decode_s[decodes]
+        else:
+            layer_s = self.profile.prefill.at(prompt_tokens) + self._decode_s[decodes]
+        layer_s *= self.slowdown
+        begin = end = now
+        if segment.pays_host_cost:
+            arrived_bytes = self._arrived_tokens * self._activation_bytes
+            end += layer_s + (arrived_bytes / self._concat_rate + arrived_bytes / self._transfer_rate)
+            self._arrived_tokens = 0
+        else:
+            end += layer_s
+        # Added layer by layer as the model runs them: nodes in step with each other meet at equal times,
+        # which a product would round apart.
+        for _ in range(segment.layers - 1):
+            begin = end
+            end += layer_s
+        return end, begin
+
+    def _take(self, segment: Segment) -> tuple[list[Attempt], int, int, int] | None:
+        """Take a batch from ``ready``: items, prompts, prompt tokens, decoding sequences."""
+        state = self._state
+        if state.dead:
+            segment.ready, segment.prefills, _ = self._drop_dead(segment.ready)
+            if not segment.ready:
+                return None
+        ready = segment.ready
+        count = len(ready)
+        if (
+            segment.prefills == 0
+            and count <= self.max_decodes
+            and count * state.longest_context <= self.max_decode_context
+        ):
+            segment.ready = []
+            batch = ready, 0, 0, count
+        else:
+            batch = self._take_within_limits(segment)
+        if self.kv_used + segment.layers * (batch[2] + batch[3]) > self.kv_capacity:
+            return state.kv_pressure.relieve(self, segment, batch)
+        return batch
+
+    def _take_within_limits(self, segment: Segment) -> tuple[list[Attempt], int, int, int]:
+        """First come, first served; a request that would break a limit waits while later ones may pass."""
+        taken: list[Attempt] = []
+        left: list[Attempt] = []
+        prompts = prompt_tokens = decodes = context = 0
+        for item in segment.ready:
+            if item.prefill:
+                # A recomputed prompt can be longer than a batch may be; then it runs as the only prompt.
+                if prompts == 0 or (
+                    prompts < self.max_prompts and prompt_tokens + item.tokens <= self.max_prompt_tokens
+                ):
+                    prompts += 1
+                    prompt_tokens += item.tokens
+                    taken.append(item)
+                    continue
+            elif decodes == 0 or (decodes < self.max_decodes and context + item.context <= self.max_decode_context):
+                decodes += 1
+                context += item.context
+                taken.append(item)
+                continue
+            left.append(item)
+        segment.ready = left
+        segment.prefills -= prompts
+        return taken, prompts, prompt_tokens, decodes
+
+    def _drop_dead(self, items: list[Attempt]) -> tuple[list[Attempt], int, int]:
+        """Living items, how many of them are prefills, and their tokens."""
+        living = [item for item in items if not item.dead]
+        self._state.dead -= len(items) - len(living)
+        return living, sum(1 for item in living if item.prefill), sum(item.tokens for item in living)
+
+    def _forward(self, items: list[Attempt], prefills: int, now: float) -> None:
+        """Send finished requests to their next machines, one transfer per link."""
+        state = self._state
+        policy = state.policy
+        for item in items:
+            item.hop += 1
+        if policy.observes_hops:
+            policy.stage_left(self, items, now)
+        if self.only_link is not None and not (prefills and policy.per_hop):
+            state.transmit(self.only_link, now, items, prefills)
+            return
+        groups: dict[EmulatedLink, list[Attempt]] = {}
+        index = self.index
+        for item in items:
+            link = item.links.get(index)
+            if link is None:
+                link = policy.next_link(self, item, now)
+            group = groups.get(link)
+            if group is None:
+                groups[link] = [item]
+            else:
+                group.append(item)
+        for link, group in groups.items():
+            state.transmit(link, now, group, sum(1 for item in group if item.prefill) if prefills else 0)

@@ -1,0 +1,111 @@
+"""What every scheduler policy is."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from emulator.errors import SimulationError
+
+if TYPE_CHECKING:
+    from emulator.cluster import ClusterState
+    from emulator.links import EmulatedLink, Transfer
+    from emulator.node import GpuNode
+    from emulator.requests import Attempt
+
+
+class SchedulerPolicy(ABC):
+    """Picks a request's pipeline, whole at admission or hop by hop as its prefill goes along.
+
+    Attributes:
+        name: Name in scenarios.
+        per_hop: The prefill's next link is chosen as it leaves each node, by :meth:`next_link`.
+        observes_hops: :meth:`transfer_sent` and :meth:`stage_left` want to know of every hop.
+        counts_decodes: Pipelines count the decode iterations issued on them in ``decodes_issued``.
+        default_options: Known options and their defaults; all are numbers.
+    """
+
+    name: ClassVar[str]
+    per_hop: ClassVar[bool] = False
+    observes_hops: ClassVar[bool] = False
+    counts_decodes: ClassVar[bool] = False
+    default_options: ClassVar[Mapping[str, float]] = {}
+
+    def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:
+        self.state = state
+        self.seed = seed
+        self.options = checked_options(self.name, self.default_options, options)
+
+    @abstractmethod
+    def admit(self, attempt: Attempt, now_s: float) -> bool:
+        """Give ``attempt`` its first link (and its whole pipeline, unless per hop), or say that there is none now."""
+
+    def next_link(self, node: GpuNode, attempt: Attempt, now_s: float) -> EmulatedLink:
+        """The link that a prefill takes from ``node``; only per-hop policies are asked."""
+        raise NotImplementedError(f"{self.name} chooses pipelines at admission")
+
+    def transfer_sent(self, transfer: Transfer) -> None:
+        """``transfer`` was handed to its link."""
+        return
+
+    def stage_left(self, node: GpuNode, attempts: list[Attempt], now_s: float) -> None:
+        """``attempts`` have finished on ``node`` and are about to be sent on."""
+        return
+
+    def closed(self, attempt: Attempt) -> None:
+        """``attempt`` finished or was given up."""
+        return
+
+    def kv_bottleneck(self) -> float | None:
+        """Share of KV capacity in use at the fullest layer, as the policy expects it; ``None`` if it does not."""
+        return None
+
+
+class PerHopPolicy(SchedulerPolicy):
+    """Base of policies that choose one link at a time."""
+
+    per_hop = True
+
+    @abstractmethod
+    def choose(self, links: list[EmulatedLink], now_s: float) -> EmulatedLink:
+        """One of ``links``, which leave one machine, in file order."""
+
+    def admit(self, attempt: Attempt, now_s: float) -> bool:
+        """Choose the first link; these policies never refuse."""
+        attempt.first_link = self.choose(self.state.entry_links, now_s)
+        attempt.links = {}
+        return True
+
+    def next_link(self, node: GpuNode, attempt: Attempt, now_s: float) -> EmulatedLink:
+        """Choose the next link and note it on the attempt."""
+        link = self.choose(node.out_links, now_s)
+        assert isinstance(attempt.links, dict)
+        attempt.links[node.index] = link
+        return link
+
+    @staticmethod
+    def free_links(links: list[EmulatedLink], now_s: float) -> list[EmulatedLink]:
+        """Links that are not sending now, or the one that is free first."""
+        free = [link for link in links if link.clock.free_s <= now_s]
+        return free or [min(links, key=lambda link: (link.clock.free_s, link.index))]
+
+
+def checked_options(policy: str, defaults: Mapping[str, float], options: Mapping[str, object]) -> dict[str, float]:
+    """``defaults`` with ``options`` over them.
+
+    Raises:
+        SimulationError: Unknown option, or a value that is no finite number.
+    """
+    chosen = dict(defaults)
+    for key, value in options.items():
+        if key not in defaults:
+            close = difflib.get_close_matches(key, defaults, 1)
+            hint = f"; did you mean {close[0]}?" if close else f"; it knows {', '.join(defaults) or 'none'}"
+            raise SimulationError(f"scheduler policy {policy} has no option {key!r}{hint}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise SimulationError(f"scheduler policy {policy}: option {key} is {value!r}; it must be a number")
+        chosen[key] = float(value)
+    return chosen

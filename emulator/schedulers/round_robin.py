@@ -1,0 +1,29 @@
+"""Round robin: the links of each machine in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from emulator.schedulers.policy import PerHopPolicy
+
+if TYPE_CHECKING:
+    from emulator.cluster import ClusterState
+    from emulator.links import EmulatedLink
+
+
+class RoundRobinPolicy(PerHopPolicy):
+    """Each machine sends prefills over its links in turn, in file order."""
+
+    name = "round-robin"
+
+    def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:
+        super().__init__(state, options, seed)
+        self._turns: dict[int, int] = {}
+
+    def choose(self, links: list[EmulatedLink], now_s: float) -> EmulatedLink:
+        """The next link in turn."""
+        key = links[0].index
+        turn = self._turns.get(key, 0)
+        self._turns[key] = turn + 1
+        return links[turn % len(links)]

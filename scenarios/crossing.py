@@ -1,0 +1,213 @@
+"""From checked sections to the emulator's values, with the checks that need several sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emulator.errors import SimulationError
+from emulator.schedulers import POLICY_NAMES, policy_class
+from emulator.schedulers.policy import checked_options
+from emulator.spec import EmulationSpec
+from emulator.workload import Workload
+from placement.cluster import Cluster
+from placement.errors import PlanError
+from placement.model import ModelSpec
+from placement.profile import MachineProfile
+from scenarios.cluster_checks import cluster_problems
+from scenarios.errors import Problem, ScenarioError
+from scenarios.library import suggestion
+from scenarios.placing import Placed, coverage_problems, place, plan_problems
+from scenarios.schema import PlacementSection, SchedulerSection
+from scenarios.schema_cluster import ClusterSection
+from scenarios.schema_profile import ModelSection, ProfileSection
+from scenarios.tree import Tree, TreePath, from_plain
+from scenarios.validation import problem_at
+from scenarios.workloads import WorkloadMaker
+
+
+@dataclass(slots=True)
+class Crossing:
+    """Carries one scenario over; a section that is not in order is left out, the others are still checked.
+
+    Attributes:
+        tree: The scenario, references replaced; afterwards also the placement and the traces.
+        sections: Top-level key -> checked section, as far as they are in order.
+        problems: What is wrong.
+        sources: Trace files that were read.
+    """
+
+    tree: Tree
+    sections: Mapping[str, Any]
+    problems: list[Problem]
+    sources: list[Path] = field(default_factory=list)
+
+    def spec(self) -> EmulationSpec | None:
+        """What the emulator needs; ``None`` when there are problems."""
+        model = self._model()
+        profiles = self._profiles(model)
+        cluster = self._cluster()
+        placed = self._placed(model, profiles, cluster)
+        workload = self._workload()
+        self._check_scheduler()
+        self._check_times()
+        if self.problems or model is None or profiles is None or placed is None or workload is None:
+            return None
+        try:
+            return self._assembled(model, profiles, placed, workload)
+        except SimulationError as error:
+            self._simulation_problem((), error)
+        return None
+
+    def _assembled(
+        self, model: ModelSpec, profiles: Mapping[str, MachineProfile], placed: Placed, workload: Workload
+    ) -> EmulationSpec:
+        at = self.sections
+        return EmulationSpec(
+            name=at["name"],
+            seed=at["seed"],
+            duration_s=at["duration"],
+            warm_up_s=at["warm_up"],
+            model=model,
+            profiles=profiles,
+            cluster=placed.cluster,
+            placement=placed.placement,
+            scheduler=at["scheduler"].to_domain(),
+            workload=workload,
+            partial_inference=at["placement"].partial_inference,
+            sharing=at["network"].sharing,
+            when_full=at["kv_cache"].when_full,
+            when_no_route=at["admission"].when_no_route,
+            admission_queue_limit=at["admission"].queue_limit,
+            first_token=at["counting"].first_token,
+            host_cost=at["host_cost"].to_domain(),
+            slo=at["slo"].to_domain(),
+            log_level=at["output"].event_log,
+            drain=at["drain"],
+        )
+
+    def _model(self) -> ModelSpec | None:
+        section: ModelSection | None = self.sections.get("model")
+        if section is None:
+            return None
+        try:
+            return section.to_domain()
+        except PlanError as error:
+            self.problems += plan_problems(error, self.tree, ("model",))
+        return None
+
+    def _profiles(self, model: ModelSpec | None) -> dict[str, MachineProfile] | None:
+        listed: tuple[ProfileSection, ...] | None = self.sections.get("profiles")
+        if listed is None or model is None:
+            return None
+        profiles: dict[str, MachineProfile] = {}
+        before = len(self.problems)
+        for index, section in enumerate(listed):
+            path: TreePath = ("profiles", index)
+            if section.model != model.name:
+                rule = f"this is a profile of another model; the scenario serves {model.name}"
+                self.problems.append(problem_at(self.tree, (*path, "model"), rule, f"name a profile of {model.name}"))
+                continue
+            try:
+                profiles[section.machine] = section.to_domain()
+            except PlanError as error:
+                self.problems += plan_problems(error, self.tree, path)
+        return profiles if len(self.problems) == before else None
+
+    def _cluster(self) -> Cluster | None:
+        section: ClusterSection | None = self.sections.get("cluster")
+        if section is None:
+            return None
+        found = list(cluster_problems(section, self.tree))
+        self.problems += found
+        if found or any(group.machine not in section.machines for group in section.nodes):
+            return None
+        try:
+            return section.to_domain()
+        except PlanError as error:
+            self.problems += plan_problems(error, self.tree, ("cluster",))
+        return None
+
+    def _placed(
+        self, model: ModelSpec | None, profiles: dict[str, MachineProfile] | None, cluster: Cluster | None
+    ) -> Placed | None:
+        section: PlacementSection | None = self.sections.get("placement")
+        usable = cluster is not None and profiles is not None and model is not None
+        usable = usable and self._check_machines(self.sections["cluster"], profiles or {}, model)
+        if section is None or model is None:
+            return None
+        try:
+            if not usable or cluster is None or profiles is None:
+                self.problems += coverage_problems(section, self.tree, model)
+                return None
+            placed = place(section, self.tree, cluster, model, profiles, int(self.sections.get("seed", 0)))
+        except ScenarioError as error:
+            self.problems += error.problems
+            return None
+        origin = self.tree.nearest(("placement",)).origin
+        self.tree = self.tree.put(("placement",), from_plain(placed.resolved, origin))
+        return placed
+
+    def _check_machines(
+        self, section: ClusterSection, profiles: Mapping[str, MachineProfile], model: ModelSpec | None
+    ) -> bool:
+        """Whether there is a profile for every machine type."""
+        name = model.name if model is not None else "the model"
+        good = True
+        for index, group in enumerate(section.nodes):
+            if group.machine not in profiles:
+                good = False
+                rule = f"there is no profile of {name} on this machine type"
+                remedy = f"{suggestion(group.machine, list(profiles))} or list a profile file under profiles"
+                self.problems.append(problem_at(self.tree, ("cluster", "nodes", index, "machine"), rule, remedy))
+        return good
+
+    def _workload(self) -> Workload | None:
+        section = self.sections.get("workload")
+        if section is None:
+            return None
+        maker = WorkloadMaker(self.tree, self.sources)
+        try:
+            workload = maker.make(section)
+        except ScenarioError as error:
+            self.problems += error.problems
+            return None
+        self.tree = maker.tree
+        return workload
+
+    def _check_scheduler(self) -> None:
+        section: SchedulerSection | None = self.sections.get("scheduler")
+        if section is None:
+            return
+        if section.policy not in POLICY_NAMES and ":" not in section.policy:
+            remedy = f"{suggestion(section.policy, POLICY_NAMES)} (one of your own is module:Class)"
+            self.problems.append(problem_at(self.tree, ("scheduler", "policy"), "there is no such policy", remedy))
+            return
+        try:
+            policy = policy_class(section.policy)
+        except SimulationError as error:
+            self._simulation_problem(("scheduler", "policy"), error, "correct module:Class")
+            return
+        except Exception as error:  # The module of somebody's own policy may raise anything.
+            rule = f"it cannot be loaded: {type(error).__name__}: {error}"
+            self.problems.append(problem_at(self.tree, ("scheduler", "policy"), rule, "correct the module"))
+            return
+        if section.policy in POLICY_NAMES:
+            try:
+                checked_options(policy.name, policy.default_options, section.options)
+            except SimulationError as error:
+                self._simulation_problem(("scheduler", "options"), error, "correct or remove the option")
+
+    def _check_times(self) -> None:
+        duration, warm_up = self.sections.get("duration"), self.sections.get("warm_up")
+        if duration is not None and warm_up is not None and not warm_up < duration:
+            rule = f"the warm-up takes the whole duration of {duration:g} s"
+            self.problems.append(problem_at(self.tree, ("warm_up",), rule, "leave time to measure"))
+
+    def _simulation_problem(self, path: TreePath, error: SimulationError, remedy: str = "") -> None:
+        rule, _, told = str(error).rpartition("; ")
+        if remedy or not rule:
+            rule, told = str(error), remedy or "change the values it names"
+        self.problems.append(problem_at(self.tree, path, rule, told))

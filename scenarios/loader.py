@@ -1,0 +1,68 @@
+"""From a scenario's name or path to everything that a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emulator.spec import EmulationSpec
+from scenarios.changes import changed
+from scenarios.crossing import Crossing
+from scenarios.errors import Problem, ScenarioError
+from scenarios.references import Resolver, scenario_path
+from scenarios.validation import validate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedScenario:
+    """A scenario that can run.
+
+    Attributes:
+        spec: What the emulator needs.
+        resolved: The scenario in plain data with everything it refers to inside, overrides applied, the placement
+            planned. Written with :func:`scenarios.yaml_text.dump_yaml`, it loads to an equal ``spec``. Trace files
+            stay references: by absolute path, with their SHA-256.
+        sources: Every file read, the scenario first.
+    """
+
+    spec: EmulationSpec
+    resolved: dict[str, Any]
+    sources: tuple[Path, ...]
+
+
+def load_scenario(
+    name_or_path: str | Path, *, overrides: Sequence[str] = (), sets: Sequence[str] = ()
+) -> LoadedScenario:
+    """Load a scenario.
+
+    Args:
+        name_or_path: Name in the library, or path (relative to the working directory).
+        overrides: Names of the scenario's ``overrides``, applied in order.
+        sets: Changes ``a.b.0.c=value``, applied after the overrides; relative paths in them are relative to the
+            working directory.
+
+    Raises:
+        ScenarioError: All that is wrong with the scenario, the files it names, and the changes.
+    """
+    resolver = Resolver()
+    root = resolver.read(scenario_path(name_or_path, Path()), "scenario")
+    tree = resolver.resolve(changed(root, overrides, sets, resolver))
+    sections, problems = validate(tree, resolver.broken)
+    crossing = Crossing(tree, sections, [*resolver.problems, *problems])
+    spec = crossing.spec()
+    if spec is None:
+        raise ScenarioError(_in_file_order(crossing.problems))
+    resolved = crossing.tree.plain()
+    if not isinstance(resolved, dict):
+        raise AssertionError("a scenario that passed its schema is a mapping")
+    return LoadedScenario(
+        spec=spec, resolved=resolved, sources=tuple(dict.fromkeys([*resolver.sources, *crossing.sources]))
+    )
+
+
+def _in_file_order(problems: Sequence[Problem]) -> list[Problem]:
+    """By file, in the order in which files first have a problem, then by line."""
+    files = {name: index for index, name in enumerate(dict.fromkeys(problem.file for problem in problems))}
+    return sorted(problems, key=lambda problem: (files[problem.file], problem.line or 0))

@@ -1,0 +1,138 @@
+"""The run directory: what a run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from emulator.requests import Request
+from scenarios.errors import Problem, ScenarioError
+from scenarios.loader import LoadedScenario
+from scenarios.yaml_text import dump_yaml
+
+PACKAGES = ("helix-emulator", "simpy", "numpy", "networkx", "pydantic", "pyyaml")
+"""Packages that can change a run's figures; their versions are kept with the results."""
+
+REQUEST_COLUMNS = (
+    "request",
+    "outcome",
+    "reason",
+    "arrival_s",
+    "admitted_s",
+    "first_token_s",
+    "end_s",
+    "prompt_tokens",
+    "output_tokens",
+    "emitted_tokens",
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "preemptions",
+    "recomputed_tokens",
+    "pipeline",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a run's figures."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+class RunDirectory:
+    """Writes ``scenario.yaml``, ``events.jsonl``, ``requests.csv`` while the run goes on, then ``summary.json``.
+
+    Raises:
+        ScenarioError: The directory cannot be made, or holds something already.
+    """
+
+    def __init__(self, path: Path, loaded: LoadedScenario) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise ScenarioError(
+                    Problem("--out", None, "", str(path), "the directory is not empty", "name a new or empty one")
+                )
+            (path / "scenario.yaml").write_text(dump_yaml(loaded.resolved), encoding="utf-8")
+            self._write_json("versions.json", versions())
+            self._events = (path / "events.jsonl").open("wb")
+            self._requests = (path / "requests.csv").open("w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise ScenarioError(
+                Problem("--out", None, "", str(path), f"cannot be written: {error.strerror}", "name another directory")
+            ) from error
+        self._rows = csv.writer(self._requests)
+        self._rows.writerow(REQUEST_COLUMNS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.close()
+        self._requests.close()
+
+    def log(self, chunk: bytes) -> None:
+        """Append to the event log."""
+        self._events.write(chunk)
+
+    def request(self, request: Request) -> None:
+        """Append one request's row; times in seconds, empty where there is none."""
+        self._rows.writerow(
+            (
+                request.number,
+                request.outcome,
+                request.reason,
+                _seconds(request.arrival_s),
+                _seconds(request.admitted_s),
+                _seconds(request.first_token_s),
+                _seconds(request.end_s),
+                request.prompt_tokens,
+                request.output_tokens,
+                request.emitted_tokens,
+                _seconds(request.ttft_s),
+                _seconds(request.tpot_s),
+                _seconds(request.e2e_s),
+                request.preemptions,
+                request.recomputed_tokens,
+                request.pipeline or "",
+            )
+        )
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary; its presence says that the directory is complete."""
+        self._events.flush()
+        self._requests.flush()
+        self._write_json("summary.json", summary)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        part = self.path / f".{name}.part"
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(part, self.path / name)
+
+
+def next_run_directory(root: Path, scenario: str) -> Path:
+    """``root/SCENARIO-1``, or the first number that is free."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in scenario) or "run"
+    number = 1
+    while (path := root / f"{safe}-{number}").exists():
+        number += 1
+    return path
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.9f}"

@@ -1,0 +1,125 @@
+"""What a person sees on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from emulator.emulation import Progress as RunProgress
+
+_DISTRIBUTIONS = (
+    ("TTFT", "ttft_s"),
+    ("TPOT", "tpot_s"),
+    ("ITL", "itl_s"),
+    ("E2E", "e2e_s"),
+    ("prefill iteration", "prefill_latency_s"),
+    ("decode iteration", "decode_latency_s"),
+)
+_SHOWN = ("mean", "p50", "p75", "p95", "p99")
+_NODE_ROWS = 12
+
+
+@contextmanager
+def progress_bar(console: Console, title: str) -> Iterator[Callable[[RunProgress], None] | None]:
+    """A progress bar with emulated time, speed and time left; nothing when not on a terminal."""
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} s emulated"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def update(progress: RunProgress) -> None:
+            speed = bar.tasks[0].speed
+            pace = "" if not speed else f"{speed:.0f}x real time, "
+            note = f"{pace}{progress.finished} finished, {progress.in_flight} in flight"
+            bar.update(task, total=progress.duration_s, completed=progress.sim_s, note=note)
+
+        yield update
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """The figures that matter most, as tables."""
+    console.print(_headline(summary))
+    console.print(_latencies(summary))
+    console.print(_nodes(summary))
+
+
+def _headline(summary: Mapping[str, Any]) -> Table:
+    requests = summary["requests"]
+    table = Table(title=f"{summary['scenario']} (seed {summary['seed']})", show_header=False, title_justify="left")
+    table.add_column(style="cyan")
+    table.add_column(justify="right")
+    if summary["interrupted"]:
+        table.add_row("[red]interrupted", f"after {summary['sim_s']:.1f} s; figures are partial")
+    table.add_row("decode throughput", f"{summary['decode_throughput_tokens_per_s']:.2f} tokens/s")
+    table.add_row("total throughput", f"{summary['total_throughput_tokens_per_s']:.2f} tokens/s")
+    table.add_row("request throughput", f"{summary['request_throughput_per_s']:.3f} requests/s")
+    if "goodput_requests_per_s" in summary:
+        table.add_row("goodput", f"{summary['goodput_requests_per_s']:.3f} requests/s")
+    table.add_row("max flow", f"{summary['max_flow_tokens_per_s']:.2f} tokens/s")
+    table.add_row("flow upper bound", f"{summary['flow_upper_bound_tokens_per_s']:.2f} tokens/s")
+    table.add_row("min cut", _cut(summary))
+    for outcome in ("submitted", "finished", "rejected", "failed", "in_flight"):
+        table.add_row(f"requests {outcome.replace('_', ' ')}", str(requests[outcome]))
+    if summary["preemptions"]:
+        table.add_row("preemptions", str(summary["preemptions"]))
+    speed = summary["sim_s_per_cpu_s"]
+    table.add_row(
+        "emulated", f"{summary['sim_s']:.0f} s in {summary['cpu_s']:.2f} CPU s" + (f" ({speed:.0f}x)" if speed else "")
+    )
+    return table
+
+
+def _cut(summary: Mapping[str, Any]) -> str:
+    edges = [
+        f"{edge['kind']} {edge['source']}" + ("" if edge["kind"] != "link" else f"->{edge['target']}")
+        for edge in summary["min_cut"]
+    ]
+    shown = ", ".join(edges[:4])
+    return shown if len(edges) <= 4 else f"{shown} and {len(edges) - 4} more"
+
+
+def _latencies(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="seconds", title_justify="left")
+    table.add_column("")
+    for column in _SHOWN:
+        table.add_column(column, justify="right")
+    for label, key in _DISTRIBUTIONS:
+        figures = summary[key]
+        table.add_row(label, *("-" if figures[each] is None else f"{figures[each]:.3f}" for each in _SHOWN))
+    return table
+
+
+def _nodes(summary: Mapping[str, Any]) -> Table:
+    nodes = summary["nodes"]
+    busiest = sorted(nodes, key=lambda name: -nodes[name]["utilisation"])[:_NODE_ROWS]
+    left_out = len(nodes) - len(busiest)
+    title = "nodes, busiest first" + (f" ({left_out} more in summary.json)" if left_out else "")
+    table = Table(title=title, title_justify="left")
+    for column in ("node", "layers", "utilisation", "KV peak", "mean batch", "flow tokens/s"):
+        table.add_column(column, justify="left" if column == "node" else "right")
+    for name in busiest:
+        node = nodes[name]
+        start, stop = node["layers"]
+        table.add_row(
+            name,
+            f"[{start}, {stop})".replace("[", "\\["),
+            f"{node['utilisation']:.1%}",
+            f"{node['kv_peak']:.1%}",
+            f"{node['mean_batch']:.1f}",
+            f"{node['flow_tokens_per_s']:.1f}",
+        )
+    return table
