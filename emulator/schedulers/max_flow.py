@@ -64,7 +64,11 @@ class Wheel:
         self.links = links
         self.flows = flows
         self.loads = [0.0] * len(links)
-        floor = minimum_share * sum(flows)
+        total = sum(flows)
+        floor = minimum_share * total
+        if sum(flow for flow in flows if flow >= floor) < total / 2:
+            # More even links than 1 / minimum_share: none is a trickle beside the others.
+            floor = minimum_share * max(flows)
         self.usable = [flow > 0 and flow >= floor for flow in flows]
 
 
@@ -74,7 +78,8 @@ class MaxFlowPolicy(SchedulerPolicy):
     Options:
         expected_kv_high_water_mark: Share of a node's KV cache that expected use may fill.
         expected_output_ratio: Share of the average output length that an admitted request is expected to need.
-        minimum_flow_share: Links with less than this share of their machine's outflow are not used.
+        minimum_flow_share: Links with less than this share of their machine's outflow are not used. Where that
+            would drop more than half of the outflow, it is the share of the greatest flow on a link.
     """
 
     name = "max-flow"
