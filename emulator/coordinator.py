@@ -26,7 +26,8 @@ class Coordinator:
 
     Attributes:
         on_prefill_done: Called with the time after a prefill is back and the first decode is issued.
-        on_request_end: Called with the time after a request finished.
+        on_request_end: Called with the time after an admitted request finished, failed or was rejected.
+        on_refused: Called with the time after a request was turned away for want of a pipeline.
         on_ended: Called with every request that ended, whatever the outcome.
         on_token: Called with request and time for every token, when set.
     """
@@ -44,6 +45,7 @@ class Coordinator:
         self._waiting: deque[Request] = deque()
         self.on_prefill_done: Callable[[float], None] | None = None
         self.on_request_end: Callable[[float], None] | None = None
+        self.on_refused: Callable[[float], None] | None = None
         self.on_ended: Callable[[Request], None] | None = None
         self.on_token: Callable[[Request, float], None] | None = None
 
@@ -77,25 +79,44 @@ class Coordinator:
         self._log.arrival(now, request)
         impossible = self._state.why_impossible(prompt_tokens)
         if impossible:
-            self._end_request(request, Outcome.REJECTED, impossible)
+            self._refuse(request, impossible)
         elif self._waiting and self._when_no_route is WhenNoRoute.WAIT:
             self._enqueue(request)
         elif not self._admit(request):
-            if self._when_no_route is WhenNoRoute.REJECT:
-                self._end_request(request, Outcome.REJECTED, "no pipeline with enough free KV cache")
+            if self._when_no_route is WhenNoRoute.REJECT or not self._in_flight:
+                self._refuse(request, self._refusal())
             else:
                 self._enqueue(request)
         return request
 
     def _enqueue(self, request: Request) -> None:
         if len(self._waiting) >= self._queue_limit:
-            self._end_request(request, Outcome.REJECTED, f"admission queue is full ({self._queue_limit} requests)")
+            self._refuse(request, f"admission queue is full ({self._queue_limit} requests)")
         else:
             self._waiting.append(request)
 
+    def _refuse(self, request: Request, reason: str) -> None:
+        """End a request that has no pipeline; one that already gave tokens has failed."""
+        outcome = Outcome.FAILED if request.emitted_tokens else Outcome.REJECTED
+        self._end_request(request, outcome, reason)
+        if self.on_refused is not None:
+            self.on_refused(self._env.now)
+
+    def _refusal(self) -> str:
+        """Why the policy found no pipeline."""
+        if self._in_flight:
+            return "no pipeline with enough free KV cache"
+        return "no pipeline has enough KV cache for it, even with nothing else in flight"
+
     def _admit_waiting(self) -> None:
-        while self._waiting and self._admit(self._waiting[0]):
-            self._waiting.popleft()
+        while self._waiting:
+            if self._admit(self._waiting[0]):
+                self._waiting.popleft()
+            elif self._in_flight:
+                return
+            else:
+                # Nobody is left whose end would make room.
+                self._refuse(self._waiting.popleft(), self._refusal())
 
     def _admit(self, request: Request) -> bool:
         """Start an attempt, if the policy has a pipeline for it now."""
@@ -272,6 +293,7 @@ class Coordinator:
         self._end_request(attempt.request, outcome, reason)
         if self.on_request_end is not None:
             self.on_request_end(self._env.now)
+        self._admit_waiting()
 
     def preempt(self, attempt: Attempt, node: GpuNode) -> None:
         """Take all KV entries away from an attempt; its request queues for another one, before newer requests."""

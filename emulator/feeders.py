@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from emulator.cluster import ClusterState
 
+REFUSED_PAUSE_S = 0.1
+"""Least time between a refusal and the request that takes its place."""
+
 
 class OpenLoopFeeder:
     """Submits each request at its time; the next arrival is always on the event queue."""
@@ -45,9 +48,16 @@ class ClosedLoopFeeder:
         coordinator = state.coordinator
         if workload.refill is Refill.KV_ROOM:
             coordinator.on_prefill_done = self._refill
+        else:
+            coordinator.on_refused = self._replace
         coordinator.on_request_end = self._refill
         for index in range(workload.initial_requests):
             self._issue(index * workload.spacing_s)
+
+    def _replace(self, now_s: float) -> None:
+        """Another request for one that was turned away, after a pause that lets the run go on if all are."""
+        if now_s <= self._until_s:
+            self._issue(now_s + max(self._workload.spacing_s, REFUSED_PAUSE_S))
 
     def _issue(self, at_s: float) -> None:
         self._state.env.call_at(at_s, self._submit, next(self._lengths))

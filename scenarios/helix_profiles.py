@@ -28,8 +28,9 @@ def read_profile(folder: Path, model: str, kind: str) -> dict[str, Any]:
     """A profile document of one machine type.
 
     Args:
-        folder: The profile directory. Batch limits and KV blocks come from its ``machines.yaml``; where that is
-            missing or lacks the machine type, from the library's profile.
+        folder: The profile directory: the one with a folder for each model, or the model's own. Batch limits and
+            KV blocks come from its ``machines.yaml``; where that is missing or lacks the machine type, from the
+            library's profile.
         model: Name of the model, one of :data:`MODEL_FOLDERS`.
         kind: Machine type.
 
@@ -37,11 +38,12 @@ def read_profile(folder: Path, model: str, kind: str) -> dict[str, Any]:
         ScenarioError: A file is missing or malformed.
     """
     problems = Problems()
+    of_model = folder / MODEL_FOLDERS[model]
+    tables = of_model if of_model.is_dir() or not (folder / kind.lower()).is_dir() else folder
     parts: dict[str, Any] = {}
     for name, file in (("prefill", "prompt"), ("decode", "decode")):
         with problems.gathered():
-            path = folder / MODEL_FOLDERS[model] / kind.lower() / f"{file}_bs2time.csv"
-            parts[f"{name}_ms_per_layer"] = _table(path)
+            parts[f"{name}_ms_per_layer"] = _table(tables / kind.lower() / f"{file}_bs2time.csv")
     with problems.gathered():
         parts |= _limits(folder, model, kind)
     problems.check()
@@ -95,7 +97,7 @@ def _limits(folder: Path, model: str, kind: str) -> dict[str, Any]:
         return {key: value for key, value in plain.items() if key not in (*dropped, *tables)}
     machine = _key(tree, "machines", model, kind)
     max_layers = int(_number(_key(machine, "max_layers")))
-    if max_layers > 10_000:
+    if max_layers > MAX_LAYERS:
         raise problem(
             path, machine.origin.line, f"machines.{model}.{kind}", max_layers, "too many layers", "correct it"
         )

@@ -495,3 +495,14 @@ def test_failed_write_leaves_nothing(small: Small, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "write_text", full)
     assert "No space left" in str(small.problems()[0].value)
     assert sorted(path.name for path in small.folder.iterdir()) == ["in"]
+
+
+@needs_artifact
+def test_a_models_own_profile_folder_will_do_and_takes_limits_from_the_library(tmp_path: Path) -> None:
+    from scenarios.helix_profiles import read_profile
+
+    whole = read_profile(ARTIFACT / "profiles", "llama-2-70b", "A100")
+    own = read_profile(ARTIFACT / "profiles" / "llama2_70b", "llama-2-70b", "A100")
+    assert own["decode_ms_per_layer"] == whole["decode_ms_per_layer"]
+    assert "table" in whole["kv_blocks"]
+    assert "numerator" in own["kv_blocks"]
