@@ -108,12 +108,14 @@ def test_row_matches_the_reference(row: dict[str, Any], tmp_path: Path) -> None:
     throughput, prefill, decode = run_row(model, method, mode, tmp_path)
     # The reference's offline `separate` lengths come from a random stream that its scheduler shares.
     allowed = 0.04 if (method, mode) == ("separate", "offline") else 0.01
-    assert throughput == pytest.approx(row["decode_tokens_per_s"], rel=allowed)
+    expected = row["decode_tokens_per_s"]
+    print(f"\n{model} {mode} {method}: {throughput:.2f} decode tokens/s, reference {expected}")
+    assert throughput == pytest.approx(expected, rel=allowed)
     if mode == "offline":
         return
     for name, values in (("prompt_latency_s", prefill), ("decode_latency_s", decode)):
         for percentile, tolerance in (("p50", 0.03), ("p95", 0.05)):
-            expected = row[name][percentile]
+            latency = row[name][percentile]
             found = float(np.percentile(values, float(percentile[1:])))
-            print(f"{model} {method} {name} {percentile}: {found:.4f} s, reference {expected} s")
-            assert found == pytest.approx(expected, rel=tolerance + rounding(expected, 2))
+            print(f"  {name} {percentile}: {found:.4f}, reference {latency}")
+            assert found == pytest.approx(latency, rel=tolerance + rounding(latency, 2))
