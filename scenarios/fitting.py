@@ -1,27 +1,22 @@
-"""Reduce measurements to the small files that the package ships.
+"""Reduce measurements to few figures: latency tables, limit formulas and tables of request lengths.
 
-``python -m scenarios.fitting ARTIFACT_PROFILES_DIR OUT_DIR`` regenerates the profiles, models, machines and request
-lengths of ``scenarios/library`` from the data files of the Helix artifact.
+Latency tables become a few knots of a continuous piecewise-linear function. Knots stand at measured batch sizes, so
+between two measured points the error is never greater than at the worse of the two. Only where that takes too many,
+knots may stand at any whole batch size: measured times climb in steps, and one steep piece placed between two points
+bridges a step. Then every knot between two measured points stays in the range that their tolerances span.
 
-Latency tables become a few knots of a continuous piecewise-linear function. Knots stand at measured batch sizes only,
-so between two measured points the error is never greater than at the worse of the two.
+``scenarios.fitted_files`` reads the Helix artifact with these functions and writes what the package ships.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from pathlib import Path
-from typing import Any
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from scenarios.profile_formulas import decode_limit, kv_blocks
 
@@ -29,23 +24,23 @@ Array = npt.NDArray[np.float64]
 Knots = list[tuple[int, float]]
 
 DECIMALS = 3  # of a knot's milliseconds
-VALUES_PER_POINT = 21  # candidate values of a knot, across its tolerance band
-COMMAND = "python -m scenarios.fitting ARTIFACT_PROFILES_DIR OUT_DIR"
-ARTIFACT = "Helix artifact (ASPLOS 2025), Apache-2.0, DOI 10.5281/zenodo.14037926"
-MACHINES = {
-    "A100": ("a100", "one NVIDIA A100, 40 GB"),
-    "V100": ("v100", "one NVIDIA V100, 16 GB"),
-    "L4": ("l4", "one NVIDIA L4, 24 GB"),
-    "L4x2": ("l4x2", "two NVIDIA L4 of 24 GB in one machine"),
-    "T4": ("t4", "one NVIDIA T4, 16 GB"),
-    "T4x2": ("t4x2", "two NVIDIA T4 of 16 GB in one machine"),
-    "T4x4": ("t4x4", "four NVIDIA T4 of 16 GB in one machine"),
-}
-MODEL_FOLDERS = {"llama-1-30b": "llama1_30b", "llama-2-70b": "llama2_70b"}
+VALUES_PER_RANGE = 21  # candidate values of a knot, across a range where it may stand
+PLACES_PER_GAP = 19  # most places of a knot that are tried between two measured batch sizes
 
 
 class FittingError(ValueError):
     """Measurements that cannot be read, or cannot be reduced as asked."""
+
+
+class TooFewKnotsError(FittingError):
+    """A table that ``max_knots`` knots cannot reduce within the tolerance; ``needed`` can."""
+
+    def __init__(self, table: str, max_knots: int, needed: int) -> None:
+        super().__init__(
+            f"{table}: {max_knots} knots cannot stay within the tolerance of every point, {needed} can; "
+            "allow more knots or a wider tolerance"
+        )
+        self.needed = needed
 
 
 # ---------------------------------------------------------------------------------------------- latency tables
@@ -73,8 +68,9 @@ def reduce_table(
 ) -> Knots:
     """Reduce a measured table to at most ``max_knots`` knots with the least largest error.
 
-    The error at a point counts in units of the tolerance there. Among reductions with the same largest error (to 1/64
-    of the tolerance) the one with the fewest knots is taken, among those the one with the least sum of squares.
+    Knots stand at measured batch sizes if so many of them do, else at any whole ones. The error at a point counts in
+    units of the tolerance there. Among reductions with the same largest error (to 1/64 of the tolerance) the one with
+    the fewest knots is taken, among those the one with the least sum of squares.
 
     Args:
         points: ``(batch size, milliseconds per layer)``, from (0, 0) on, batch sizes whole and rising.
@@ -85,37 +81,36 @@ def reduce_table(
         Knots ``(batch size, milliseconds)``, the first one (0, 0), the last one at the last measured batch size.
 
     Raises:
-        FittingError: The points are malformed, or ``max_knots`` knots cannot meet the tolerance.
+        FittingError: The points are malformed.
+        TooFewKnotsError: ``max_knots`` knots cannot meet the tolerance.
     """
     sizes, times = _checked(points)
     band = (tolerance or Tolerance()).band_ms(times)
-    best = _fewest(sizes, times, band, max_knots)
-    if best is None:
-        needed = fewest_knots(points, tolerance)
-        raise FittingError(
-            f"latency table of {len(points)} points up to batch size {sizes[-1]:g}: {max_knots} knots cannot stay "
-            f"within the tolerance of every point, {needed} can; allow more knots or a wider tolerance"
-        )
-    low, high = 0.0, 1.0
-    for _ in range(6):
-        middle = (low + high) / 2
-        closer = _fewest(sizes, times, band * middle, max_knots)
-        if closer is None:
-            low = middle
-        else:
-            best, high = closer, middle
-    return best
+    for fewest in (_fewest_measured, _fewest_free):
+        if (best := fewest(sizes, times, band, max_knots)) is None:
+            continue
+        low, high = 0.0, 1.0
+        for _ in range(6):
+            middle = (low + high) / 2
+            if (closer := fewest(sizes, times, band * middle, max_knots)) is None:
+                low = middle
+            else:
+                best, high = closer, middle
+        return best
+    table = f"latency table of {len(points)} points up to batch size {sizes[-1]:g}"
+    raise TooFewKnotsError(table, max_knots, fewest_knots(points, tolerance))
 
 
 def fewest_knots(points: Sequence[tuple[float, float]], tolerance: Tolerance | None = None) -> int:
-    """Fewest knots that stay within the tolerance of every point (of 21 values tried at each knot).
+    """Fewest knots, at any whole batch sizes, that stay within the tolerance of every point.
+
+    Exact where measured batch sizes are at most 20 apart; in wider gaps not every whole one is tried.
 
     Raises:
         FittingError: The points are malformed, or the tolerance is finer than the 0.001 ms to which knots are rounded.
     """
     sizes, times = _checked(points)
-    best = _fewest(sizes, times, (tolerance or Tolerance()).band_ms(times), len(points))
-    if best is None:
+    if (best := _fewest_free(sizes, times, (tolerance or Tolerance()).band_ms(times), len(points))) is None:
         raise FittingError(f"the tolerance is finer than the {DECIMALS} decimals to which knots are rounded")
     return len(best)
 
@@ -132,71 +127,148 @@ def _checked(points: Sequence[tuple[float, float]]) -> tuple[Array, Array]:
     return sizes, times
 
 
-def _fewest(sizes: Array, times: Array, band: Array, max_knots: int) -> Knots | None:
-    """Fewest knots within ``band`` of every point, least squares among those; None when ``max_knots`` do not do.
+def _fewest_measured(sizes: Array, times: Array, band: Array, max_knots: int) -> Knots | None:
+    """Fewest knots within ``band``, at measured batch sizes; None when ``max_knots`` do not do."""
+    values = [np.zeros(1), *(_candidates(t - b, t + b) for t, b in zip(times[1:], band[1:], strict=True))]
+    return _cheapest(sizes, times, band, sizes, values, max_knots)
 
-    Dynamic programming over (knots so far, point of the last knot, its value).
+
+def _fewest_free(sizes: Array, times: Array, band: Array, max_knots: int) -> Knots | None:
+    """Fewest knots within ``band``, at any whole batch sizes; None when ``max_knots`` do not do.
+
+    What some number of pieces reaches from the left, and the others from the right, says how many are needed at least
+    and where the knots of so few can be. Values are tried only there, so that thin ranges need no finer grid.
     """
-    values = [np.zeros(1), *(_candidates(t, b) for t, b in zip(times[1:], band[1:], strict=True))]
-    most = min(max_knots, len(sizes))
-    cost = [np.full((most + 1, len(row)), np.inf) for row in values]
-    origin = [np.zeros((most + 1, len(row), 2), dtype=np.int64) for row in values]
-    cost[0][1, 0] = 0.0
-    for start in range(len(sizes) - 1):
-        if not np.isfinite(cost[start]).any():
-            continue
-        for stop, link in _links(sizes, times, band, values, start):
-            total = cost[start][:-1, :, None] + link
-            source = total.argmin(axis=1)
-            reached = np.take_along_axis(total, source[:, None, :], axis=1)[:, 0, :]
-            better = reached < cost[stop][1:]
-            cost[stop][1:][better] = reached[better]
-            origin[stop][1:][better] = np.stack([np.full_like(source, start), source], axis=-1)[better]
-    for knots in range(2, most + 1):
-        if np.isfinite(cost[-1][knots]).any():
-            return _path(sizes, values, origin, knots, int(cost[-1][knots].argmin()))
+    gaps = [np.linspace(a, b, int(min(b - a, PLACES_PER_GAP + 1)) + 1)[:-1].round() for a, b in pairwise(sizes)]
+    places = np.concatenate([*gaps, sizes[-1:]])
+    after = np.searchsorted(sizes, places)  # the measured point at a place, or the next one
+    measured = sizes[after] == places
+    before = np.where(measured, after, after - 1)
+    low, high = np.maximum(times - band, 0), np.append(0, (times + band)[1:])
+    floor, ceiling = np.minimum(low[before], low[after]), np.maximum(high[before], high[after])
+    forth = _reach(places, floor, ceiling, measured, max_knots)
+    back = _reach(-places[::-1], floor[::-1], ceiling[::-1], measured[::-1], max_knots)[:, :, ::-1]
+    for knots in (1 + np.flatnonzero(forth[:, 0, -1] <= forth[:, 1, -1])).tolist():
+        least = np.maximum(forth[:knots, 0], back[knots - 1 :: -1, 0]).T
+        greatest = np.minimum(forth[:knots, 1], back[knots - 1 :: -1, 1]).T
+        rows = [[_candidates(*ends) for ends in zip(*both, strict=True)] for both in zip(least, greatest, strict=True)]
+        values = [np.unique(np.concatenate(row)) for row in rows]
+        if (best := _cheapest(sizes, times, band, places, values, knots)) is not None:
+            return best
     return None
 
 
-def _candidates(time: float, slack: float) -> Array:
-    row = np.unique(np.round(np.linspace(time - slack, time + slack, VALUES_PER_POINT), DECIMALS))
-    return row[(np.abs(row - time) <= slack) & (row >= 0)]
+def _reach(places: Array, floor: Array, ceiling: Array, measured: npt.NDArray[np.bool_], max_knots: int) -> Array:
+    """Where a line of 0, 1, ... ``max_knots`` - 1 pieces from the first place can end.
+
+    Returns:
+        For each number of pieces the least and the greatest value at every place, the least above the greatest where
+        no line gets to; shape ``(max_knots, 2, places)``.
+    """
+    doors = np.flatnonzero(measured)
+    reach = np.empty((max_knots, 2, len(places)))
+    reach[0] = [[np.inf], [-np.inf]]
+    reach[0, :, 0] = floor[0], ceiling[0]
+    changed = [0]
+    for last, further in pairwise(reach):
+        further[:] = last
+        for start in changed:
+            _extend(further, last[:, start], start, places, floor, ceiling, doors)
+        changed = np.flatnonzero((further[0] < last[0] - 1e-9) | (further[1] > last[1] + 1e-9)).tolist()
+    return reach
+
+
+def _extend(
+    reach: Array, origin: Array, start: int, places: Array, floor: Array, ceiling: Array, doors: npt.NDArray[np.int64]
+) -> None:
+    """Widen ``reach`` by every straight line that begins in the range ``origin`` at ``start`` and stays in all bands.
+
+    The highest such line at a place is the lowest of those that touch an upper bound after a lower one before it.
+    """
+    passed, low, high = [places[start]], [origin[0]], [origin[1]]
+    bottom, top = floor.copy(), ceiling.copy()
+    following = start + 1
+    for door in doors[np.searchsorted(doors, start, side="right") :]:
+        stretch = slice(following, door + 1)
+        open_ = bottom[stretch] <= top[stretch] + 1e-9
+        reach[0, stretch][open_] = np.minimum(reach[0, stretch], bottom[stretch])[open_]
+        reach[1, stretch][open_] = np.maximum(reach[1, stretch], top[stretch])[open_]
+        if not open_[-1]:
+            return
+        runs, onward = places[door] - np.array(passed), places[door:] - places[door]
+        steepest, flattest = ((ceiling[door] - low) / runs).min(), ((floor[door] - high) / runs).max()
+        top[door:] = np.minimum(top[door:], ceiling[door] + steepest * onward)
+        bottom[door:] = np.maximum(bottom[door:], floor[door] + flattest * onward)
+        passed.append(places[door])
+        low.append(floor[door])
+        high.append(ceiling[door])
+        following = door + 1
+
+
+def _cheapest(
+    sizes: Array, times: Array, band: Array, places: Array, values: list[Array], max_knots: int
+) -> Knots | None:
+    """Fewest knots within ``band`` of every point, least squares among those; None when ``max_knots`` do not do.
+
+    Dynamic programming over the last knot: its place, and its value among those that ``values`` lists there.
+    """
+    knot = len(sizes) + 1.0  # a knot costs more than the errors at all points, each at most 1, together
+    cost = [np.full(len(row), np.inf) for row in values]
+    origin = [np.zeros((len(row), 2), dtype=np.int64) for row in values]
+    cost[0][:] = knot
+    for start in range(len(places) - 1):
+        if not np.isfinite(cost[start]).any():
+            continue
+        for stop, link in _links(sizes, times, band, places, values, start):
+            total = cost[start][:, None] + link + knot
+            source = total.argmin(axis=0)
+            reached = total[source, np.arange(len(source))]
+            better = reached < cost[stop]
+            cost[stop][better] = reached[better]
+            origin[stop][better] = np.stack([np.full_like(source, start), source], axis=-1)[better]
+    if not np.isfinite(cost[-1]).any():
+        return None
+    place, value = len(places) - 1, int(cost[-1].argmin())
+    path = [(int(places[place]), float(values[place][value]))]
+    while place:
+        place, value = (int(i) for i in origin[place][value])
+        path.append((int(places[place]), float(values[place][value])))
+    return path[::-1] if len(path) <= max_knots else None
+
+
+def _candidates(low: float, high: float) -> Array:
+    row = np.unique(np.round(np.linspace(low, high, VALUES_PER_RANGE), DECIMALS)) if low <= high else np.zeros(0)
+    return row[(row >= max(low, 0)) & (row <= high)]
 
 
 def _links(
-    sizes: Array, times: Array, band: Array, values: list[Array], start: int
-) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    sizes: Array, times: Array, band: Array, places: Array, values: list[Array], start: int
+) -> Iterator[tuple[int, Array]]:
     """Every straight line from a knot at ``start``: where it can end, and its squared errors.
 
     Yields:
-        The last point and a matrix (value at ``start``, value at the last point) of the sum of squared errors in units
+        The last place and a matrix (value at ``start``, value at the last place) of the sum of squared errors in units
         of ``band``, infinite where a point between lies outside its band.
     """
     first = values[start]
     least, greatest = np.full(len(first), -np.inf), np.full(len(first), np.inf)
-    for stop in range(start + 1, len(sizes)):
-        span = sizes[stop] - sizes[start]
-        inside = slice(start + 1, stop + 1)
-        share = (sizes[inside] - sizes[start]) / span
-        line = first[:, None, None] + (values[stop][None, :, None] - first[:, None, None]) * share
-        error = (line - times[inside]) / band[inside]
-        fits = (np.abs(error) <= 1 + 1e-9).all(axis=-1)
-        if fits.any():
-            yield stop, np.where(fits, (error**2).sum(axis=-1), np.inf)
-        # The slopes that stay in every band up to here; once there are none, no longer line can fit.
-        least = np.maximum(least, (times[stop] - band[stop] - first) / span)
-        greatest = np.minimum(greatest, (times[stop] + band[stop] - first) / span)
+    after = np.searchsorted(sizes, places, side="right")
+    for stop in range(start + 1, len(places)):
+        span = places[stop] - places[start]
+        inside = slice(after[start], after[stop])
+        if len(values[stop]):
+            share = (sizes[inside] - places[start]) / span
+            line = first[:, None, None] + (values[stop][None, :, None] - first[:, None, None]) * share
+            error = (line - times[inside]) / band[inside]
+            fits = (np.abs(error) <= 1 + 1e-9).all(axis=-1)
+            if fits.any():
+                yield stop, np.where(fits, (error**2).sum(axis=-1), np.inf)
+        for point in range(after[stop - 1], after[stop]):
+            # The slopes that stay in every band up to here; once there are none, no longer line can fit.
+            least = np.maximum(least, (times[point] - band[point] - first) / span)
+            greatest = np.minimum(greatest, (times[point] + band[point] - first) / span)
         if (least > greatest + 1e-9).all():
             return
-
-
-def _path(sizes: Array, values: list[Array], origin: list[npt.NDArray[np.int64]], knots: int, value: int) -> Knots:
-    point = len(sizes) - 1
-    path = [(int(sizes[point]), float(values[point][value]))]
-    for count in range(knots, 1, -1):
-        point, value = (int(i) for i in origin[point][count, value])
-        path.append((int(sizes[point]), float(values[point][value])))
-    return path[::-1]
 
 
 # ---------------------------------------------------------------------------------------------- limits
@@ -325,209 +397,3 @@ def rank_correlation(first: Array, second: Array) -> float:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def read_points(path: Path) -> list[tuple[float, float]]:
-    """Read a measured table: lines of batch size and milliseconds per layer."""
-    return [(float(size), float(time)) for size, time in np.loadtxt(path, delimiter=",", ndmin=2)]
-
-
-def _profile_text(figures: dict[str, Any], folder: Path, model: str, machine: str) -> str:
-    data = figures["machines"][model][machine]
-    tables, errors = {}, []
-    for phase, file in (("prefill", "prompt_bs2time.csv"), ("decode", "decode_bs2time.csv")):
-        points = read_points(folder / file)
-        needed = fewest_knots(points)
-        # Where 16 do not do, two to spare keep the noise of single points from deciding the shape.
-        tables[phase] = reduce_table(points, max_knots=16 if needed <= 16 else needed + 2)
-        errors.append(f"{phase}: {_deviation(points, tables[phase])}")
-    kv, block_tokens = fit_kv_blocks(data["kv_blocks"]), figures["kv_block_tokens"]
-    kv_tokens = {n: kv_blocks(kv.numerator, kv.offset, n) * block_tokens for n in data["kv_blocks"]}
-    decode = fit_decode_limits(data["max_decode_sequences"], kv_tokens)
-    errors.append(f"KV blocks: worst {_percent(kv.worst)}, mean {_percent(kv.mean)}")
-    errors.append(f"decode limits: worst {_percent(decode.worst)}, mean {_percent(decode.mean)}")
-    prompts = set(data["max_prompts_per_batch"].values())
-    if len(prompts) != 1:
-        raise FittingError(f"{model} on {machine}: max_prompts_per_batch differs between layers: {sorted(prompts)}")
-    typical = figures["typical_layers"][model]
-    source = (
-        f"{ARTIFACT}: its authors' measurements of {MACHINES[machine][1]}, and their limits per number of layers; "
-        "reduced by `python -m scenarios.fitting`."
-    )
-    layers_note = "# default, and for clusters that can barely hold the model"
-    return "\n".join(
-        [
-            *_head("profile", f"{model} on {machine}: times per layer and limits."),
-            f"model: {model}",
-            f"machine: {machine}",
-            *_folded("source", source),
-            *_folded("accuracy", "; ".join(errors) + "."),
-            "# [prompt tokens in the batch, ms]",
-            *_flow("prefill_ms_per_layer", tables["prefill"]),
-            "# [decoding sequences in the batch, ms]",
-            *_flow("decode_ms_per_layer", tables["decode"]),
-            "single_decode_factor: 2",
-            f"max_layers: {data['max_layers']}",
-            f"kv_block_tokens: {block_tokens}",
-            "# floor(numerator / layers - offset) blocks per held layer",
-            f"kv_blocks: {_mapping({'numerator': kv.numerator, 'offset': kv.offset})}",
-            f"max_prompts_per_batch: {prompts.pop()}",
-            f"max_prompt_tokens: {figures['max_prompt_tokens']}",
-            "# as many contexts as the KV blocks hold, in whole steps, at most cap",
-            f"max_decode_sequences: {_mapping(decode.parameters)}",
-            f"decode_context_per_sequence: {figures['decode_context_per_sequence']}",
-            layers_note,
-            f"typical_layers: {_mapping({kind: typical[kind][machine] for kind in ('default', 'tight')})}",
-            f"first_perf: {figures['first_perf'][model][machine]}",
-            "",
-        ]
-    )
-
-
-def _deviation(points: Sequence[tuple[float, float]], knots: Knots) -> str:
-    sizes, times = _checked(points)
-    knot_sizes, knot_times = np.array(knots).T
-    error = np.abs(np.interp(sizes, knot_sizes, knot_times) - times)[1:]
-    long = times[1:] * 0.03 >= 0.15
-    parts = []
-    if long.any():
-        parts.append(f"{_percent(float((error / times[1:])[long].max()))} from 5 ms on")
-    if not long.all():
-        parts.append(f"{math.ceil(float(error[~long].max()) * 1000 - 1e-6) / 1000:g} ms below 5 ms")
-    return (
-        f"{len(knots)} knots for {len(points)} points, largest deviation from a measured point {' and '.join(parts)}, "
-        f"mean {_percent(float((error / times[1:]).mean()))}"
-    )
-
-
-def _percent(share: float) -> str:
-    """Rounded up, so that what a file states is a bound."""
-    return f"{math.ceil(share * 1e4 - 1e-6) / 100:g} %"
-
-
-def _lengths_text(trace: Path) -> str:
-    prompts, outputs = np.loadtxt(trace, delimiter=",", skiprows=1).T
-    table = fit_lengths(prompts, outputs)
-    drawn = table.sample(np.random.default_rng(0), 400_000)
-    stated = []
-    for name, real, own in (("prompt", prompts, drawn[0]), ("output", outputs, drawn[1])):
-        marks = ", ".join(f"p{p} {np.percentile(own, p):g} for {np.percentile(real, p):g}" for p in (50, 95))
-        stated.append(f"{name} mean {own.mean():.1f} for {real.mean():.1f}, {marks}")
-    stated.append(f"rank correlation {rank_correlation(*drawn):.3f} for {rank_correlation(prompts, outputs):.3f}")
-    source = (
-        "Azure LLM inference trace 2023, conversation (Microsoft, CC-BY, github.com/Azure/AzurePublicDataset), "
-        f"{len(prompts)} requests as the {ARTIFACT} selects them; reduced by `python -m scenarios.fitting`. "
-        f"Drawn from this table, against the trace: {'; '.join(stated)}."
-    )
-    return "\n".join(
-        [
-            *_head("lengths", "Prompt and output lengths of the Azure conversation trace, as quantiles."),
-            *_folded("source", source),
-            "# at evenly spaced quantiles from 0 to 1",
-            *_flow("prompt_tokens", table.prompt_tokens),
-            "output_tokens_by_prompt_bin:",
-            "  # greatest prompt of each bin",
-            f"  edges: {list(table.edges)}",
-            "  # one row a bin, at evenly spaced quantiles from 0 to 1; the last value keeps the mean of the tail",
-            "  quantiles:",
-            *(f"    - {list(row)}" for row in table.quantiles),
-            "",
-        ]
-    )
-
-
-def _model_text(figures: dict[str, Any], model: str) -> str:
-    data = figures["models"][model]
-    return "\n".join(
-        [
-            *_head("model", f"{model}, reduced to the figures that serving it needs."),
-            f"name: {model}",
-            f"layers: {data['layers']}",
-            f"hidden_size: {data['hidden']}",
-            f'layer_size: "{data["layer_bytes"] / 1e9:g} GB"',
-            *_folded("source", f"{ARTIFACT}."),
-            "",
-        ]
-    )
-
-
-def _machine_text(figures: dict[str, Any], machine: str) -> str:
-    return "\n".join(
-        [
-            *_head("machine", f"{MACHINES[machine][1]}."),
-            f"name: {machine}",
-            f"description: {MACHINES[machine][1]}",
-            f'vram: "{figures["vram_bytes"][machine] / 1e9:g} GB"',
-            "# The reference writes 10 gbps and divides bytes by it: 10 gigabytes a second is what it simulates.",
-            'nic: "10 GB/s"',
-            "# Likewise 1 gbps.",
-            'disk: "1 GB/s"',
-            *_folded("source", f"{ARTIFACT}."),
-            "",
-        ]
-    )
-
-
-def _head(kind: str, title: str) -> list[str]:
-    return [f"# {title}", f"# Generated: {COMMAND}", "schema_version: 1", f"kind: {kind}"]
-
-
-def _folded(key: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text.replace(" %", "\0%").replace(" ms", "\0ms"), 110)  # a number keeps its unit
-    return [f"{key}: >-", *(f"  {line}".replace("\0", " ") for line in lines)]
-
-
-def _mapping(values: Mapping[str, Any]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
-
-
-def _flow(key: str, items: Iterable[Any]) -> list[str]:
-    text = ", ".join(str(list(item)) if isinstance(item, tuple) else str(item) for item in items)
-    # Pairs stay whole: their inner blanks are hidden from the line breaker.
-    lines = textwrap.wrap(f"[{text}]".replace(", ", ",\0").replace("],\0", "], "), 110) if "[[" in f"[{text}]" else None
-    wrapped = [line.replace("\0", " ") for line in lines] if lines else textwrap.wrap(f"[{text}]", 110)
-    return [f"{key}:", *(f"  {line}" for line in wrapped)]
-
-
-def generate(profiles: Path, out: Path) -> list[Path]:
-    """Write every file that comes from the artifact; returns the paths.
-
-    Args:
-        profiles: Folder with ``machines.yaml`` and the measured tables; ``../traces`` beside it holds the lengths.
-        out: The library folder.
-    """
-    figures = yaml.safe_load((profiles / "machines.yaml").read_text(encoding="utf-8"))
-    texts = {out / "azure_conversation_lengths.yaml": _lengths_text(profiles.parent / "traces/azure_conv_lengths.csv")}
-    for machine, (stem, _) in MACHINES.items():
-        texts[out / "machines" / f"{stem}.yaml"] = _machine_text(figures, machine)
-        for model, folder in MODEL_FOLDERS.items():
-            text = _profile_text(figures, profiles / folder / stem, model, machine)
-            texts[out / "profiles" / model / f"{stem}.yaml"] = text
-    for model in MODEL_FOLDERS:
-        texts[out / "models" / f"{model}.yaml"] = _model_text(figures, model)
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return list(texts)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Regenerate the shipped files; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scenarios.fitting", description="Regenerate the shipped profiles.")
-    parser.add_argument("profiles", type=Path, help="profiles folder of the Helix artifact's data files")
-    parser.add_argument("out", type=Path, help="library folder, for instance scenarios/library")
-    options = parser.parse_args(arguments)
-    try:
-        written = generate(options.profiles, options.out)
-    except (OSError, KeyError, ValueError, yaml.YAMLError) as error:
-        print(f"scenarios.fitting: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(written)} files written to {options.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
