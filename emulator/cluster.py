@@ -17,11 +17,12 @@ from emulator.pipeline import PipelineBook
 from emulator.requests import Attempt
 from emulator.schedulers import make_policy
 from emulator.schedulers.policy import SchedulerPolicy
-from emulator.spec import EmulationSpec, LinkSharing, LogLevel
+from emulator.spec import EdgeFlows, EmulationSpec, LinkSharing, LogLevel
 from netshape.clock import LinkClock, NicClock
-from placement.cluster import COORDINATOR
+from placement.cluster import COORDINATOR, Node
 from placement.flow import MaxFlow, build_flow_graph, flow_upper_bound, max_flow
 from placement.layers import check_placement
+from placement.planners.balanced_flow import balanced_flow
 from placement.throughput import ThroughputModel
 
 
@@ -97,13 +98,26 @@ class ClusterState:
         ]
         from_source = reachable(COORDINATOR, pairs)
         to_sink = reachable(COORDINATOR, [(target, source) for source, target in pairs])
-        return [(source, target) for source, target in pairs if source in from_source and target in to_sink]
+        used = [(source, target) for source, target in pairs if source in from_source and target in to_sink]
+        if not used:
+            raise SimulationError(
+                "placement: without partial inference no chain of links leads from the coordinator through all layers "
+                "and back; allow it, or let ranges begin where others end"
+            )
+        return used
 
     def _solve_flow(self) -> None:
         spec = self.spec
         throughput = ThroughputModel(spec.model, spec.profiles, spec.cluster.machine_counts())
         graph = build_flow_graph(spec.cluster, spec.model, spec.placement, throughput, links=self._used_pairs)
         self.flow: MaxFlow = max_flow(graph)
+        if spec.scheduler.edge_flows is EdgeFlows.BALANCED:
+            capacity = {
+                node.name: self._kv_capacity(node) / len(spec.placement[node.name])
+                for node in spec.cluster.nodes
+                if node.name in spec.placement
+            }
+            self.flow = balanced_flow(graph, self.flow, capacity)
         self.flow_upper_bound_tokens_per_s = flow_upper_bound(spec.cluster, spec.model, spec.profiles, throughput)
 
     def _make_nodes(self) -> list[GpuNode]:
@@ -114,9 +128,13 @@ class ClusterState:
                 continue
             held = spec.placement[node.name]
             profile = spec.profiles[node.machine_type]
-            capacity = node.kv_capacity_layer_tokens or profile.kv_capacity_layer_tokens(len(held))
-            nodes.append(GpuNode(self, len(nodes), node.name, held, profile, capacity))
+            nodes.append(GpuNode(self, len(nodes), node.name, held, profile, self._kv_capacity(node)))
         return nodes
+
+    def _kv_capacity(self, node: Node) -> int:
+        """KV capacity of a node in layer-tokens: its own figure, else its profile's."""
+        profile = self.spec.profiles[node.machine_type]
+        return node.kv_capacity_layer_tokens or profile.kv_capacity_layer_tokens(len(self.spec.placement[node.name]))
 
     def _make_links(self) -> list[EmulatedLink]:
         spec = self.spec
@@ -205,9 +223,15 @@ class ClusterState:
         return self.flow.link_flow.get((source, target), 0.0)
 
     def why_impossible(self, prompt_tokens: int) -> str:
-        """Why no node could ever take a prompt of this length; empty when one could."""
+        """Why nobody could ever take a prompt of this length; empty when somebody could."""
         if prompt_tokens > self._longest_prompt:
             return f"prompt of {prompt_tokens} tokens; no node takes more than {self._longest_prompt} in a batch"
+        longest = self.policy.longest_prompt
+        if longest is not None and prompt_tokens > longest:
+            return (
+                f"prompt of {prompt_tokens} tokens; no pipeline takes more than {longest}, "
+                "even with nothing else in flight"
+            )
         return ""
 
     def kv_bottleneck(self) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from emulator.distribution import EXACT_SAMPLES
+from emulator.errors import SimulationError
 from emulator.links import EmulatedLink, Transfer
 from emulator.requests import Attempt, Outcome, Request
 from emulator.spec import FirstToken, WhenNoRoute
@@ -71,8 +73,17 @@ class Coordinator:
     # -- admission -----------------------------------------------------------------------------
 
     def submit(self, prompt_tokens: int, output_tokens: int) -> Request:
-        """A new request arrives now."""
+        """A new request arrives now.
+
+        Raises:
+            SimulationError: A length is below 1.
+        """
         now = self._env.now
+        if prompt_tokens < 1 or output_tokens < 1:
+            raise SimulationError(
+                f"request {self._numbers}: {prompt_tokens} prompt tokens, {output_tokens} output tokens; "
+                "both must be at least 1"
+            )
         request = Request(self._numbers, now, prompt_tokens, output_tokens)
         self._numbers += 1
         self._metrics.submitted += 1
@@ -80,10 +91,9 @@ class Coordinator:
         impossible = self._state.why_impossible(prompt_tokens)
         if impossible:
             self._refuse(request, impossible)
-        elif self._waiting and self._when_no_route is WhenNoRoute.WAIT:
-            self._enqueue(request)
-        elif not self._admit(request):
-            if self._when_no_route is WhenNoRoute.REJECT or not self._in_flight:
+        elif self._waiting or not self._admit(request):
+            # Whoever waits comes first: new requests in their place could keep them waiting for ever.
+            if self._when_no_route is WhenNoRoute.REJECT or not (self._in_flight or self._waiting):
                 self._refuse(request, self._refusal())
             else:
                 self._enqueue(request)
@@ -104,7 +114,7 @@ class Coordinator:
 
     def _refusal(self) -> str:
         """Why the policy found no pipeline."""
-        if self._in_flight:
+        if self._in_flight or self._waiting:
             return "no pipeline with enough free KV cache"
         return "no pipeline has enough KV cache for it, even with nothing else in flight"
 
@@ -138,7 +148,7 @@ class Coordinator:
             state.longest_context = longest
         self._in_flight[request.number] = attempt
         if attempt.pipeline is not None:
-            self._log.request(now, "admitted", request, f',"pipeline":"{attempt.pipeline}"')
+            self._log.request(now, "admitted", request, f',"pipeline":{json.dumps(str(attempt.pipeline))}')
         else:
             self._log.request(now, "admitted", request)
         link = attempt.first_link
@@ -150,11 +160,7 @@ class Coordinator:
 
     def receive(self, transfer: Transfer) -> None:
         """The first result of ``transfer`` is back."""
-        nic = transfer.link.receiving_nic
-        if nic is not None:
-            size = transfer.link.bytes_per_token
-            sizes = [size * item.tokens for item in transfer.items] if transfer.prefills else size
-            transfer.times = nic.receive(transfer.times, sizes)
+        transfer.link.pass_card(transfer)
         self._take_in(transfer)
 
     def _take_in(self, transfer: Transfer) -> None:
@@ -235,7 +241,9 @@ class Coordinator:
         request = attempt.request
         metrics = self._metrics
         metrics.prefill.add(time - attempt.started_s)
-        metrics.prefill_tokens += attempt.tokens
+        if request.pipeline is None:
+            # Entries that were lost and computed again are no throughput.
+            metrics.prefill_tokens += attempt.tokens
         attempt.context = attempt.tokens
         attempt.tokens = 1
         attempt.prefill = False
@@ -245,7 +253,7 @@ class Coordinator:
         if attempt.pipeline is None:
             attempt.pipeline = state.pipelines.of(attempt.path())
             attempt.links = attempt.pipeline.after
-            self._log.request(time, "routed", request, f',"pipeline":"{attempt.pipeline}"')
+            self._log.request(time, "routed", request, f',"pipeline":{json.dumps(str(attempt.pipeline))}')
         request.pipeline = attempt.pipeline
         if self._first_token_by_prefill:
             attempt.special = False
@@ -300,6 +308,8 @@ class Coordinator:
         request = attempt.request
         request.preemptions += 1
         request.recomputed_tokens += attempt.context
+        self._metrics.preemptions += 1
+        self._metrics.recomputed_tokens += attempt.context
         self._log.reason(self._env.now, "preempted", request, f"KV cache of {node.name} is full")
         self._kill(attempt)
         position = sum(1 for other in self._waiting if other.number < request.number)

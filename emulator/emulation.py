@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +75,8 @@ class Emulation:
         wall, cpu = time.perf_counter(), time.process_time()
         interrupted = False
         try:
-            self._advance()
+            with _interrupted_between_events(self.env):
+                self._advance()
         except KeyboardInterrupt:
             interrupted = True
         self.state.check_invariants()
@@ -111,3 +115,22 @@ class Emulation:
                     in_flight=self.state.coordinator.in_flight_count,
                 )
             )
+
+
+@contextmanager
+def _interrupted_between_events(env: VirtualEnvironment) -> Iterator[None]:
+    """Let Ctrl-C wait for the event under way, so that the books balance; a second one does not wait."""
+    default = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:
+        yield
+        return
+
+    def on_signal(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, default)
+        env.interrupt()
+
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 import simpy
-from simpy.events import NORMAL, Event, EventPriority
+from simpy.events import NORMAL, URGENT, Event, EventPriority
 
 LATE = EventPriority(NORMAL + 1)
 """Priority behind all of SimPy's own."""
@@ -43,6 +43,19 @@ class VirtualEnvironment(simpy.Environment):
         self.push(event, at_s)
         return event
 
+    def interrupt(self) -> None:
+        """Raise ``KeyboardInterrupt`` from :meth:`run_to` or :meth:`step` before the next event, not within one.
+
+        A signal handler may call it at any time.
+        """
+        event = Event(self)
+        event._ok = True
+        event._value = None
+        assert event.callbacks is not None
+        event.callbacks.append(_raise_interrupt)
+        at_s = self._queue[0][0] if self._queue else self._now
+        heappush(self._queue, (at_s, URGENT, next(self._eid), event))
+
     def run_to(self, until_s: float) -> None:
         """Process every event up to and including ``until_s``, then stand at ``until_s``."""
         queue = self._queue
@@ -54,3 +67,7 @@ class VirtualEnvironment(simpy.Environment):
             if not event._ok and not hasattr(event, "_defused"):
                 raise event._value
         self._now = until_s
+
+
+def _raise_interrupt(_event: Event) -> None:
+    raise KeyboardInterrupt

@@ -1,4 +1,8 @@
-"""The event log: one JSON object a line, in order of time, hashed as it is written."""
+"""The event log: one JSON object a line, hashed as it is written.
+
+Lines come in the order in which events are handled; tokens that the coordinator takes in together
+(:data:`emulator.coordinator.COALESCE_S`) may be logged a microsecond ahead of their time.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +94,7 @@ class EventLog:
     ) -> None:
         """A batch has left a segment."""
         self._write(
-            f'{{"t":{at_s:.9f},"event":"batch","node":"{node.name}","layers":[{segment.held.start},{segment.held.stop}],'
+            f'{{"t":{at_s:.9f},"event":"batch","node":{json.dumps(node.name)},"layers":[{segment.held.start},{segment.held.stop}],'
             f'"duration_s":{duration_s:.9f},"prompts":{prompts},"prompt_tokens":{prompt_tokens},"decodes":{decodes},'
             f'"kv_used":{node.kv_used}}}\n'
         )
@@ -99,6 +103,6 @@ class EventLog:
         """A transfer was handed to a link."""
         requests = ",".join(str(item.request.number) for item in transfer.items)
         self._write(
-            f'{{"t":{at_s:.9f},"event":"transfer","link":"{transfer.link.name}","first_s":{transfer.times[0]:.9f},'
+            f'{{"t":{at_s:.9f},"event":"transfer","link":{json.dumps(transfer.link.name)},"first_s":{transfer.times[0]:.9f},'
             f'"last_s":{transfer.times[-1]:.9f},"tokens":{transfer.tokens},"requests":[{requests}]}}\n'
         )

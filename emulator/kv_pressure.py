@@ -9,10 +9,8 @@ from emulator.spec import WhenFull
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
-    from emulator.node import GpuNode, Segment
+    from emulator.node import Batch, GpuNode, Segment
     from emulator.requests import Attempt
-
-Batch = tuple[list["Attempt"], int, int, int]
 
 
 class KvPressure:
@@ -20,14 +18,18 @@ class KvPressure:
 
     ``reject`` ends the youngest requests of the batch that do not fit. ``wait`` leaves prefills in the
     queue until there is room. ``preempt`` takes the cache away from the youngest request on the node,
-    which computes its tokens again later. Decodes that cannot grow preempt under ``wait`` too: only so
-    is it certain that somebody finishes. Waiting cannot lock up: whoever waits for a node waits for
-    requests that are past it, so the most advanced ones always go on.
+    which computes its tokens again later. Under ``wait``, those who have entries on the node already, and
+    cannot grow, preempt too: only so is it certain that somebody finishes. Waiting cannot lock up: whoever
+    waits to enter a node waits for requests that are past that point, so the most advanced ones always go on.
+
+    Attributes:
+        changes: How often it has changed who could run next.
     """
 
     def __init__(self, state: ClusterState, policy: WhenFull) -> None:
         self._state = state
         self._policy = policy
+        self.changes = 0
 
     def relieve(self, node: GpuNode, segment: Segment, batch: Batch) -> Batch | None:
         """Make ``batch`` fit, or return ``None`` when nothing of it can run now."""
@@ -37,10 +39,10 @@ class KvPressure:
         while items and self._excess(node, segment, items) > 0:
             if self._policy is WhenFull.REJECT:
                 victim = max(items, key=_age)
-                outcome = Outcome.FAILED if victim.request.emitted_tokens else Outcome.REJECTED
-                self._state.coordinator.end_attempt(victim, outcome, f"KV cache of {node.name} is full")
+                self._end(victim, f"KV cache of {node.name} is full")
             else:
                 victim = self._youngest(node, items)
+                self.changes += 1
                 self._state.coordinator.preempt(victim, node)
             items = self._living(items)
         if not items:
@@ -48,6 +50,11 @@ class KvPressure:
         prompts = sum(1 for item in items if item.prefill)
         prompt_tokens = sum(item.tokens for item in items if item.prefill)
         return items, prompts, prompt_tokens, len(items) - prompts
+
+    def _end(self, victim: Attempt, reason: str) -> None:
+        self.changes += 1
+        outcome = Outcome.FAILED if victim.request.emitted_tokens else Outcome.REJECTED
+        self._state.coordinator.end_attempt(victim, outcome, reason)
 
     @staticmethod
     def _excess(node: GpuNode, segment: Segment, items: list[Attempt]) -> int:
@@ -59,19 +66,18 @@ class KvPressure:
             layers = node.held.stop - node.entry_of(item)
             need = layers * (item.context + item.tokens)
             if need > node.kv_capacity:
-                reason = f"needs {need} KV layer-tokens on {node.name}, which has {node.kv_capacity}"
-                outcome = Outcome.FAILED if item.request.emitted_tokens else Outcome.REJECTED
-                self._state.coordinator.end_attempt(item, outcome, reason)
+                self._end(item, f"needs {need} KV layer-tokens on {node.name}, which has {node.kv_capacity}")
         return self._living(items)
 
     def _hold_back_prefills(self, node: GpuNode, segment: Segment, items: list[Attempt]) -> list[Attempt]:
-        """Put prefills that do not fit beside the decodes back to the head of the queue."""
+        """Put prefills that are about to enter the node and do not fit back to the head of the queue."""
+        enters = {item: self._enters(node, segment, item) for item in items}
         room = node.kv_capacity - node.kv_used
-        room -= segment.layers * sum(item.tokens for item in items if not item.prefill)
+        room -= segment.layers * sum(item.tokens for item in items if not enters[item])
         kept: list[Attempt] = []
         held: list[Attempt] = []
         for item in items:
-            if not item.prefill:
+            if not enters[item]:
                 kept.append(item)
             elif not held and segment.layers * item.tokens <= room:
                 room -= segment.layers * item.tokens
@@ -79,10 +85,18 @@ class KvPressure:
             else:
                 held.append(item)
         if held:
-            segment.ready = held + segment.ready
+            # Whoever is past this point comes first: the others may be waiting for it.
+            past = [item for item in segment.ready if not self._enters(node, segment, item)]
+            entering = [item for item in segment.ready if self._enters(node, segment, item)]
+            segment.ready = past + held + entering
             segment.prefills += len(held)
             node.waits_for_kv = True
+            self.changes += bool(past)
         return kept
+
+    @staticmethod
+    def _enters(node: GpuNode, segment: Segment, item: Attempt) -> bool:
+        return item.prefill and node.entry_of(item) == segment.held.start
 
     def _youngest(self, node: GpuNode, items: list[Attempt]) -> Attempt:
         holders = [attempt for attempt in self._state.coordinator.in_flight() if node.holds_kv_of(attempt)]

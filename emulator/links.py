@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from simpy.events import Event
 
+from emulator.environment import VirtualEnvironment
 from netshape.clock import LinkClock, NicClock
 
 if TYPE_CHECKING:
-    from emulator.environment import VirtualEnvironment
     from emulator.node import GpuNode, Segment
     from emulator.requests import Attempt
+
+CARD_BLOCK_S = 0.001
+"""A receiving card takes messages of one transfer that arrive within this time in one go. Later ones come to it at
+their own time: until then it is free for other links."""
 
 
 class EmulatedLink:
@@ -76,6 +81,19 @@ class EmulatedLink:
         self.bytes_sent = 0.0
         self.messages = 0
 
+    def pass_card(self, transfer: Transfer) -> None:
+        """Lead ``transfer``, whose first message arrives now, through the receiver's card, if that is shared."""
+        nic = self.receiving_nic
+        if nic is None:
+            return
+        times = transfer.times
+        block_end = times[0] + CARD_BLOCK_S
+        if times[-1] > block_end:
+            transfer.split(bisect_right(times, block_end))
+        size = self.bytes_per_token
+        sizes = [size * item.tokens for item in transfer.items] if transfer.prefills else size
+        transfer.times = nic.receive(transfer.times, sizes, self.clock.pace_bytes_per_s)
+
 
 class Transfer(Event):
     """What one batch sends to one next machine: one message per request, delivered by one event.
@@ -110,6 +128,18 @@ class Transfer(Event):
         self.times = times
         self.prefills = prefills
         self.tokens = tokens
+
+    def split(self, count: int) -> None:
+        """Keep the first ``count`` messages; the others become a transfer of their own, delivered at its time."""
+        items, times = self.items[count:], self.times[count:]
+        prefills = sum(1 for item in items if item.prefill) if self.prefills else 0
+        tokens = sum(item.tokens for item in items)
+        self.items, self.times = self.items[:count], self.times[:count]
+        self.prefills -= prefills
+        self.tokens -= tokens
+        env = self.env
+        assert isinstance(env, VirtualEnvironment)
+        env.push(Transfer(env, self.link, items, times, prefills, tokens), times[0])
 
 
 class VirtualNetwork:

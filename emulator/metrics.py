@@ -42,8 +42,6 @@ class Metrics:
     def request_ended(self, request: Request) -> None:
         """A request finished, was rejected or failed."""
         self.outcomes[request.outcome] += 1
-        self.preemptions += request.preemptions
-        self.recomputed_tokens += request.recomputed_tokens
         if request.outcome is not Outcome.FINISHED:
             return
         self.finished += 1

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from emulator.links import EmulatedLink, Transfer
     from emulator.requests import Attempt
 
+Batch = tuple[list["Attempt"], int, int, int]
+"""Items, prompts, prompt tokens, decoding sequences."""
+
 
 class Segment:
     """A run of layers between two layers at which requests may enter; within it a batch does not change.
@@ -55,7 +58,7 @@ class GpuNode:
         kv_capacity: KV capacity in tokens summed over held layers.
         kv_used: KV entries in use, in the same unit.
         kv_peak: Greatest ``kv_used`` in the window.
-        busy_s: Compute time in the window.
+        busy_s: Compute time in the window, of batches that have ended.
         batches: Segment runs in the window.
         batched: Requests summed over these.
         out_links: Links that leave it.
@@ -101,10 +104,12 @@ class GpuNode:
         self.segments: list[Segment] = []
         self._current = 0
         self._running: list[Attempt] = []
+        self._began_s = 0.0
         self._arrived_tokens = 0
         self._wake: Event | None = None
         self._alarm_s = float("inf")
         self.waits_for_kv = False
+        self._look_again = False
 
     def open(self, entries: set[int]) -> None:
         """Cut the held layers at the given entry layers and start serving."""
@@ -124,10 +129,14 @@ class GpuNode:
         self._env.process(self._serve())
 
     def start_window(self) -> None:
-        """Forget what was measured so far."""
-        self.busy_s = 0.0
+        """Forget what was measured so far; of a batch under way only the rest counts."""
+        self.busy_s = self._began_s - self._env.now if self._running else 0.0
         self.batches = self.batched = 0
         self.kv_peak = self.kv_used
+
+    def busy_until_now_s(self) -> float:
+        """Compute time in the window, that of a batch under way included."""
+        return self.busy_s + (self._env.now - self._began_s if self._running else 0.0)
 
     def segment_at(self, layer: int) -> Segment:
         """The segment that begins with ``layer``."""
@@ -179,11 +188,8 @@ class GpuNode:
     def receive(self, transfer: Transfer) -> None:
         """The first message of ``transfer`` has arrived."""
         link = transfer.link
-        nic = link.receiving_nic
-        if nic is not None:
-            size = link.bytes_per_token
-            sizes = [size * item.tokens for item in transfer.items] if transfer.prefills else size
-            transfer.times = nic.receive(transfer.times, sizes)
+        if link.receiving_nic is not None:
+            link.pass_card(transfer)
         segment = link.segment
         assert segment is not None
         segment.pending.append(transfer)
@@ -277,6 +283,9 @@ class GpuNode:
             else:
                 segment, batch = self._next_segment(now)
             if batch is None:
+                if self._look_again:
+                    self._look_again = False
+                    continue
                 self._wake = wake = Event(env)
                 self._rest()
                 yield wake
@@ -285,6 +294,7 @@ class GpuNode:
             tokens = prompt_tokens + decodes
             end, last_layer = self._end_of(segment, now, prompt_tokens, decodes)
             self._running = items
+            self._began_s = now
             yield env.trigger_late(Event(env), end, last_layer)
             self._running = []
             duration = end - now
@@ -312,7 +322,7 @@ class GpuNode:
         if upcoming:
             self._set_alarm(min(upcoming))
 
-    def _next_segment(self, now: float) -> tuple[Segment, tuple[list[Attempt], int, int, int] | None]:
+    def _next_segment(self, now: float) -> tuple[Segment, Batch | None]:
         """The next segment, going round, at which somebody waits, and its batch."""
         segments = self.segments
         for segment in segments:
@@ -349,7 +359,7 @@ class GpuNode:
             end += layer_s
         return end, begin
 
-    def _take(self, segment: Segment) -> tuple[list[Attempt], int, int, int] | None:
+    def _take(self, segment: Segment) -> Batch | None:
         """Take a batch from ``ready``: items, prompts, prompt tokens, decoding sequences."""
         state = self._state
         if state.dead:
@@ -368,10 +378,23 @@ class GpuNode:
         else:
             batch = self._take_within_limits(segment)
         if self.kv_used + segment.layers * (batch[2] + batch[3]) > self.kv_capacity:
-            return state.kv_pressure.relieve(self, segment, batch)
+            return self._relieved(segment, batch)
         return batch
 
-    def _take_within_limits(self, segment: Segment) -> tuple[list[Attempt], int, int, int]:
+    def _relieved(self, segment: Segment, batch: Batch) -> Batch | None:
+        """What can run now of a batch that would overflow the KV cache."""
+        pressure = self._state.kv_pressure
+        changes, current = pressure.changes, self._current
+        # So that a victim's entries are found, which depend on the segment that it is at.
+        self._running, self._current = batch[0], segment.index
+        relieved = pressure.relieve(self, segment, batch)
+        self._running, self._current = [], current
+        if relieved is None and pressure.changes > changes:
+            # Others may be able to run now, and nobody would wake the node for them.
+            self._look_again = True
+        return relieved
+
+    def _take_within_limits(self, segment: Segment) -> Batch:
         """First come, first served; a request that would break a limit waits while later ones may pass."""
         taken: list[Attempt] = []
         left: list[Attempt] = []

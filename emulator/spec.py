@@ -56,12 +56,22 @@ class LogLevel(StrEnum):
     HOPS = "hops"
 
 
+class EdgeFlows(StrEnum):
+    """Which maximum flow is taken where several exist."""
+
+    BALANCED = "balanced"
+    """The most even one; see :mod:`placement.planners.balanced_flow`."""
+    ANY = "any"
+    """The one that the max-flow algorithm happens to give, as in the reference."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSpec:
-    """A scheduler policy by name (or ``module:Class``) and its options."""
+    """A scheduler policy by name (or ``module:Class``), its options, and the edge flows that it works with."""
 
     policy: str = "max-flow"
     options: Mapping[str, object] = field(default_factory=dict)
+    edge_flows: EdgeFlows = EdgeFlows.BALANCED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

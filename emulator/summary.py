@@ -64,7 +64,8 @@ def summarise(state: ClusterState, *, wall_s: float, cpu_s: float, interrupted: 
             link.name: {
                 "bytes": link.bytes_sent,
                 "messages": link.messages,
-                "utilisation": link.bytes_sent / link.clock.bytes_per_s * per_s,
+                # What was handed over late in the window may still wait for its turn at the end.
+                "utilisation": min(1.0, link.bytes_sent / link.clock.bytes_per_s * per_s),
             }
             for link in state.links
         },
@@ -85,7 +86,7 @@ def _node_figures(state: ClusterState, index: int, per_s: float) -> dict[str, An
     node = state.nodes[index]
     return {
         "layers": [node.held.start, node.held.stop],
-        "utilisation": node.busy_s * per_s,
+        "utilisation": node.busy_until_now_s() * per_s,
         "kv_peak": node.kv_peak / node.kv_capacity,
         "kv_capacity_layer_tokens": node.kv_capacity,
         "batches": node.batches,

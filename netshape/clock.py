@@ -25,32 +25,41 @@ class NicClock:
         self.bytes_per_s = bytes_per_s
         self.free_s = 0.0
 
-    def receive(self, times: list[float], size_bytes: list[float] | float) -> list[float]:
+    def receive(self, times: list[float], size_bytes: list[float] | float, wire_bytes_per_s: float) -> list[float]:
         """Times at which messages have passed a receiving card.
 
         Args:
-            times: Arrival of each message's last byte from the wire, rising, shape ``(n,)``.
+            times: Arrival of each message's last byte from one wire, shape ``(n,)``; one after the other, so each at
+                least its size / ``wire_bytes_per_s`` after the one before.
             size_bytes: Size of each message, or one size for all.
+            wire_bytes_per_s: Rate at which a message comes in.
 
         Returns:
-            Times at which the last byte is through the card, shape ``(n,)``; equal to ``times`` when it is idle.
+            Times at which the last byte is through the card, shape ``(n,)``; equal to ``times`` when the card is idle
+            and no slower than the wire.
         """
         free = self.free_s
-        if isinstance(size_bytes, list):
-            passed = []
-            for time, size in zip(times, size_bytes, strict=True):
-                free = max(time, free + size / self.bytes_per_s)
-                passed.append(free)
-            self.free_s = free
-            return passed
-        duration = size_bytes / self.bytes_per_s
-        if free + duration <= times[0] and (len(times) == 1 or times[1] - times[0] >= duration):
+        first_bytes = size_bytes[0] if isinstance(size_bytes, list) else size_bytes
+        if wire_bytes_per_s <= self.bytes_per_s and free + first_bytes / self.bytes_per_s <= times[0]:
             # Nothing queued and the wire is no faster than the card: each message passes as it comes.
             self.free_s = times[-1]
             return times
         passed = []
+        if isinstance(size_bytes, list):
+            lag_s = max(0.0, 1 / self.bytes_per_s - 1 / wire_bytes_per_s)
+            for time, size in zip(times, size_bytes, strict=True):
+                free = max(time + size * lag_s, free + size / self.bytes_per_s)
+                passed.append(free)
+            self.free_s = free
+            return passed
+        duration = size_bytes / self.bytes_per_s
+        lag = duration - size_bytes / wire_bytes_per_s
+        if lag < 0:
+            lag = 0.0
         for time in times:
-            free = max(time, free + duration)
+            free += duration
+            if time + lag > free:
+                free = time + lag
             passed.append(free)
         self.free_s = free
         return passed
@@ -73,6 +82,11 @@ class LinkClock:
         self.latency_s = latency_s
         self.sender = sender
         self.free_s = 0.0
+
+    @property
+    def pace_bytes_per_s(self) -> float:
+        """Rate at which a message leaves: that of the slower of link and sending card."""
+        return self.bytes_per_s if self.sender is None else min(self.bytes_per_s, self.sender.bytes_per_s)
 
     def send(self, ready_s: float, size_bytes: float) -> float:
         """Arrival time of one message handed over at ``ready_s``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from placement.errors import PlanError
@@ -157,6 +157,11 @@ class Cluster:
         if explicit is not None or not self.network.regions:
             return explicit
         return self.network.regions.get((self.region_of(source), self.region_of(target)))
+
+    def reduced_to(self, pairs: Iterable[tuple[str, str]]) -> Cluster:
+        """The same nodes with no link but those of ``pairs``, in their order; pairs without a link are left out."""
+        kept = {pair: link for pair in pairs if (link := self.link(*pair)) is not None}
+        return Cluster(name=self.name, nodes=self.nodes, coordinator=self.coordinator, network=Network(links=kept))
 
     def machine_counts(self) -> dict[str, int]:
         """Nodes per machine type, in file order of first appearance."""

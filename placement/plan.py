@@ -78,6 +78,21 @@ class PlanStatus(Enum):
     """Made by a rule that aims at no optimum."""
 
 
+@dataclass(frozen=True, slots=True)
+class TracePoint:
+    """What a planner knew at one moment.
+
+    Attributes:
+        seconds: Time since planning began.
+        incumbent_tokens_per_s: Best flow found so far; 0 while there is none.
+        bound_tokens_per_s: Least upper bound proven so far.
+    """
+
+    seconds: float
+    incumbent_tokens_per_s: float
+    bound_tokens_per_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A planner's output.
@@ -94,6 +109,8 @@ class Plan:
         allow_over_profile: Whether nodes may hold more layers than their profile's maximum.
         unused: Nodes that hold no layers, in file order.
         warnings: One sentence for each thing that the user should know about this plan.
+        trace: How flow and bound came together; it holds times, so it does not count when plans are compared.
+        solver: Solver that the planner used; empty for a rule without one.
     """
 
     placement: Placement
@@ -107,6 +124,8 @@ class Plan:
     allow_over_profile: bool = False
     unused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    trace: tuple[TracePoint, ...] = field(default=(), compare=False)
+    solver: str = ""
 
     @property
     def gap(self) -> float:
@@ -143,6 +162,8 @@ def finish_plan(
     links: Sequence[tuple[str, str]] | None = None,
     allow_over_profile: bool = False,
     warnings: Sequence[str] = (),
+    trace: Sequence[TracePoint] = (),
+    solver: str = "",
 ) -> Plan:
     """Check a placement, compute its exact flow and make the plan; every planner ends with this.
 
@@ -156,6 +177,8 @@ def finish_plan(
         links: The only pairs that may be used.
         allow_over_profile: Accept more layers than the profile's maximum where the memory holds them.
         warnings: Sentences for the user.
+        trace: How flow and bound came together.
+        solver: Solver that was used, if any.
 
     Raises:
         PlanError: The placement is invalid, or nothing flows over ``links``.
@@ -188,6 +211,8 @@ def finish_plan(
         allow_over_profile=allow_over_profile,
         unused=unused,
         warnings=tuple(said),
+        trace=tuple(trace),
+        solver=solver,
     )
 
 

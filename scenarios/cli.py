@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,14 +14,26 @@ from rich.table import Table
 
 from emulator.errors import SimulationError
 from placement.errors import PlanError
-from scenarios.errors import ScenarioError
+from placement.planners import KNOWN
+from scenarios.errors import Problem, ScenarioError
 from scenarios.helix_import import SCHEDULERS, import_helix_artifact
 from scenarios.json_schema import json_schema
 from scenarios.library import FOLDERS, list_library
 from scenarios.loader import load_scenario
+from scenarios.planning import (
+    DEFAULT_PLANNER,
+    Objective,
+    Ranked,
+    best_plan,
+    placement_file,
+    plan_figures,
+    plan_scenario,
+)
+from scenarios.quantities import QuantityError, seconds
 from scenarios.results import next_run_directory
 from scenarios.runner import run_scenario
-from scenarios.terminal import print_summary, progress_bar
+from scenarios.terminal import print_plans, print_summary, progress_bar
+from scenarios.yaml_text import dump_yaml
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -59,22 +72,98 @@ def run(
 ) -> None:
     """Run a scenario in virtual time."""
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
+    _check_writable(json_to)
     console = Console(stderr=json_to is not None)
     target = out
     if target is None and json_to is None:
         target = next_run_directory(Path("runs"), loaded.spec.name)
     with progress_bar(Console(stderr=True), loaded.spec.name) as on_progress:
         summary = run_scenario(loaded, out=target, on_progress=on_progress)
-    if json_to == "-":
-        sys.stdout.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    elif json_to is not None:
-        Path(json_to).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    else:
+    _write_json(json_to, summary)
+    if json_to is None:
         print_summary(console, summary)
     if target is not None:
         console.print(f"results in {target}", highlight=False, soft_wrap=True)
     if summary["interrupted"]:
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def plan(
+    scenario: ScenarioArgument,
+    planner: Annotated[
+        str | None, typer.Option(help=f"Planner for --objective flow: {', '.join(KNOWN)}, or module:Class.")
+    ] = None,
+    objective: Annotated[Objective | None, typer.Option(help="What the plan is chosen for.")] = None,
+    time_limit: Annotated[str, typer.Option(help="Time for planning, for instance 30s.")] = "30s",
+    override: OverrideOption = None,
+    sets: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Write the placement to this file.")] = None,
+    json_to: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the plan as JSON; - is the terminal.")
+    ] = None,
+) -> None:
+    """Place the model on the scenario's cluster.
+
+    With a planner, or --objective flow, the plan with the greatest max flow. Otherwise the plan that serves most
+    (throughput), answers soonest (latency) or meets the SLOs most often (goodput), found by short emulations.
+    """
+    limit_s = _time_limit(time_limit)
+    _check_writable(json_to)
+    _check_writable(None if out is None else str(out))
+    goal = objective or (Objective.FLOW if planner else Objective.THROUGHPUT)
+    if planner and goal is not Objective.FLOW:
+        raise typer.BadParameter("a planner aims at flow; leave --planner out to rank plans", param_hint="--planner")
+    if goal is Objective.FLOW:
+        loaded = plan_scenario(
+            scenario,
+            planner=planner or DEFAULT_PLANNER,
+            time_limit_s=limit_s,
+            overrides=override or (),
+            sets=sets or (),
+        )
+        assert loaded.plan is not None
+        ranked = [Ranked(plan=loaded.plan)]
+    else:
+        ranked = best_plan(scenario, goal, time_limit_s=limit_s, overrides=override or (), sets=sets or ())
+    best = ranked[0]
+    if out is not None:
+        out.write_text(dump_yaml(placement_file(best.plan)), encoding="utf-8")
+    figures = plan_figures(best.plan, goal, best.summary)
+    _write_json(json_to, figures)
+    if json_to != "-":
+        print_plans(Console(), ranked)
+
+
+def _check_writable(path: str | None) -> None:
+    """Refuse an output file that cannot be written before work goes into its content."""
+    if path in (None, "-"):
+        return
+    try:
+        with Path(str(path)).open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        rule = f"the file cannot be written: {error.strerror}"
+        raise ScenarioError(Problem(str(path), None, "", None, rule, "name another file")) from error
+
+
+def _write_json(path: str | None, figures: Mapping[str, Any]) -> None:
+    """Write figures to a file, or to the terminal for ``-``."""
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    elif path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def _time_limit(text: str) -> float:
+    try:
+        limit_s = seconds(text if not text.endswith("s") or " " in text else f"{text[:-1]} s")
+    except QuantityError as error:
+        raise typer.BadParameter(str(error), param_hint="--time-limit") from None
+    if limit_s <= 0:
+        raise PlanError("--time-limit is 0; planning takes time, give it some, for instance 30s")
+    return limit_s
 
 
 @app.command()
@@ -147,6 +236,8 @@ def import_helix(
 
 def main() -> None:
     """Entry point: bad input ends with its problems on standard error and exit code 2, never a traceback."""
+    # Policies and planners of one's own are looked for where one stands, after everything that is installed.
+    sys.path.append(str(Path.cwd()))
     try:
         app()
     except (ScenarioError, PlanError, SimulationError) as error:

@@ -15,6 +15,7 @@ from emulator.workload import Workload
 from placement.cluster import Cluster
 from placement.errors import PlanError
 from placement.model import ModelSpec
+from placement.plan import Plan
 from placement.profile import MachineProfile
 from scenarios.cluster_checks import cluster_problems
 from scenarios.errors import Problem, ScenarioError
@@ -37,12 +38,14 @@ class Crossing:
         sections: Top-level key -> checked section, as far as they are in order.
         problems: What is wrong.
         sources: Trace files that were read.
+        plan: What the scenario's planner made, if it has one.
     """
 
     tree: Tree
     sections: Mapping[str, Any]
     problems: list[Problem]
     sources: list[Path] = field(default_factory=list)
+    plan: Plan | None = None
 
     def spec(self) -> EmulationSpec | None:
         """What the emulator needs; ``None`` when there are problems."""
@@ -146,6 +149,7 @@ class Crossing:
         except ScenarioError as error:
             self.problems += error.problems
             return None
+        self.plan = placed.plan
         origin = self.tree.nearest(("placement",)).origin
         self.tree = self.tree.put(("placement",), from_plain(placed.resolved, origin))
         return placed

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.spec import EmulationSpec
+from placement.plan import Plan
 from scenarios.changes import changed
 from scenarios.crossing import Crossing
 from scenarios.errors import Problem, ScenarioError
@@ -25,11 +26,13 @@ class LoadedScenario:
             planned. Written with :func:`scenarios.yaml_text.dump_yaml`, it loads to an equal ``spec``. Trace files
             stay references: by absolute path, with their SHA-256.
         sources: Every file read, the scenario first.
+        plan: What the scenario's planner made; ``None`` where the placement is written out.
     """
 
     spec: EmulationSpec
     resolved: dict[str, Any]
     sources: tuple[Path, ...]
+    plan: Plan | None = None
 
 
 def load_scenario(
@@ -58,7 +61,10 @@ def load_scenario(
     if not isinstance(resolved, dict):
         raise AssertionError("a scenario that passed its schema is a mapping")
     return LoadedScenario(
-        spec=spec, resolved=resolved, sources=tuple(dict.fromkeys([*resolver.sources, *crossing.sources]))
+        spec=spec,
+        resolved=resolved,
+        sources=tuple(dict.fromkeys([*resolver.sources, *crossing.sources])),
+        plan=crossing.plan,
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from placement.cluster import COORDINATOR, Cluster, Network
+from placement.cluster import COORDINATOR, Cluster
 from placement.errors import PlanError
 from placement.layers import LayerRange, Placement, check_placement
 from placement.model import ModelSpec
@@ -29,11 +29,13 @@ class Placed:
         placement: Who holds which layers.
         cluster: The cluster, its network reduced to the pairs that may be used if those are given.
         resolved: The placement section that gives the same again without a planner.
+        plan: The plan, when a planner made it.
     """
 
     placement: Placement
     cluster: Cluster
     resolved: dict[str, Plain]
+    plan: Plan | None = None
 
 
 def plan_problems(error: PlanError, tree: Tree, path: TreePath) -> Iterator[Problem]:
@@ -182,7 +184,8 @@ def _planned(
         raise ScenarioError(problem_at(tree, path, rule, "correct the planner or its options")) from error
     allow = section.allow_over_profile or plan.allow_over_profile
     resolved = _resolved(section, tree, plan.placement, plan.links, allow_over_profile=allow)
-    return Placed(placement=plan.placement, cluster=_reduced(cluster, plan.links, tree), resolved=resolved)
+    reduced = _reduced(cluster, plan.links, tree)
+    return Placed(placement=plan.placement, cluster=reduced, resolved=resolved, plan=plan)
 
 
 def _resolved(
@@ -219,8 +222,7 @@ def _reduced(cluster: Cluster, links: tuple[tuple[str, str], ...] | None, tree: 
             problems.append(problem_at(tree, ("placement", "links", index), rule, "correct or remove the pair"))
     if problems:
         raise ScenarioError(problems)
-    kept = {pair: link for pair in links if (link := cluster.link(*pair)) is not None}
-    return Cluster(name=cluster.name, nodes=cluster.nodes, coordinator=cluster.coordinator, network=Network(links=kept))
+    return cluster.reduced_to(links)
 
 
 def _reaches_end_whole(placement: Placement, cluster: Cluster, model: ModelSpec) -> bool:

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from emulator.spec import FirstToken, HostCost, LinkSharing, LogLevel, SchedulerSpec, Slo, WhenFull, WhenNoRoute
+from emulator.spec import (
+    EdgeFlows,
+    FirstToken,
+    HostCost,
+    LinkSharing,
+    LogLevel,
+    SchedulerSpec,
+    Slo,
+    WhenFull,
+    WhenNoRoute,
+)
 from scenarios.quantities import BytesPerSecond, PositiveSeconds, Seconds
 from scenarios.schema_cluster import ClusterSection
 from scenarios.schema_parts import (
@@ -74,10 +84,13 @@ class SchedulerSection(Section):
         examples=["max-flow", "swarm", "random", "shortest-queue", "round-robin"],
     )
     options: Options = Field(default_factory=dict, description="Options of the policy.")
+    edge_flows: EdgeFlows = Field(
+        default=EdgeFlows.BALANCED, description="Where several max flows exist: the most even one, or any."
+    )
 
     def to_domain(self) -> SchedulerSpec:
         """The domain's value."""
-        return SchedulerSpec(policy=self.policy, options=dict(self.options))
+        return SchedulerSpec(policy=self.policy, options=dict(self.options), edge_flows=self.edge_flows)
 
 
 class NetworkUseSection(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from emulator.emulation import Progress as RunProgress
+from scenarios.planning import Ranked
 
 _DISTRIBUTIONS = (
     ("TTFT", "ttft_s"),
@@ -55,6 +56,34 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(_headline(summary))
     console.print(_latencies(summary))
     console.print(_nodes(summary))
+
+
+def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:
+    """Plans, best first, with what they served where they were emulated; then the best one's layers."""
+    emulated = any(each.summary is not None for each in ranked)
+    table = Table(title="plans, best first" if emulated else "plan", title_justify="left")
+    measured = ("decode tokens/s", "p50 s", "emulated s") if emulated else ("bound", "gap", "seconds")
+    for column in ("planner", "status", "flow", "depth", *measured):
+        table.add_column(column, justify="left" if column in ("planner", "status") else "right")
+    for each in ranked:
+        plan = each.plan
+        row = [plan.planner, plan.status.value, f"{plan.flow.tokens_per_s:.2f}", str(plan.depth)]
+        if each.summary is None:
+            row += [f"{plan.bound_tokens_per_s:.2f}", f"{plan.gap:.2%}", f"{plan.seconds:.2f}"]
+        else:
+            latency = each.summary["decode_latency_s"]["p50"]
+            row += [
+                f"{each.summary['decode_throughput_tokens_per_s']:.2f}",
+                "-" if latency is None else f"{latency:.3f}",
+                f"{each.summary['sim_s']:.0f}",
+            ]
+        table.add_row(*row)
+    console.print(table)
+    best = ranked[0].plan
+    ranges = sorted(best.placement.ranges.items(), key=lambda item: (item[1].start, item[1].stop))
+    console.print(" ".join(f"{name}:{held.start}-{held.stop}" for name, held in ranges), highlight=False)
+    for warning in best.warnings:
+        console.print(warning, highlight=False)
 
 
 def _headline(summary: Mapping[str, Any]) -> Table:

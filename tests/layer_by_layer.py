@@ -170,6 +170,9 @@ class LayerByLayer:
         self.at(self.now, lambda: self.start(machine))
 
     # coordinator
+    def requested(self) -> None:
+        """A request reaches the coordinator; override to watch."""
+
     def issue(self, query: Query, prefill: bool) -> None:
         tokens = query.prompt if prefill else 1
         context = 0 if prefill else query.prompt + query.done
@@ -209,6 +212,7 @@ class Feeder:
         prompt, output = next(self.lengths)
 
         def admit() -> None:
+            model.requested()
             path = self.route(prompt)
             if path is not None:
                 query = Query(prompt, output, path)

@@ -41,10 +41,14 @@ def policy_class(name: str) -> type[SchedulerPolicy]:
     module_name, _, class_name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SimulationError(f"scheduler policy {name!r} cannot be loaded: {error}") from error
+    except Exception as error:
+        # A module of the user's own can fail in any way while it is imported.
+        raise SimulationError(f"scheduler policy {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, SchedulerPolicy)):
         raise SimulationError(f"scheduler policy {name!r} is no subclass of emulator.schedulers.policy.SchedulerPolicy")
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise SimulationError(f"scheduler policy {name!r} lacks {', '.join(missing)}; define them in the class")
     return found
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from emulator.errors import SimulationError
-from emulator.schedulers.policy import SchedulerPolicy
+from emulator.schedulers.policy import SchedulerPolicy, require_option
 from placement.throughput import AVERAGE_OUTPUT_TOKENS
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
     from emulator.links import EmulatedLink
+    from emulator.node import GpuNode
     from emulator.pipeline import Pipeline
     from emulator.requests import Attempt
 
@@ -39,6 +41,17 @@ class KvExpectation:
     def fits(self, index: int, expected: int) -> bool:
         """Whether node ``index`` keeps its reserve if a request comes that uses all its layers."""
         return self._free[index] - expected * len(self._nodes[index].held) >= self._reserve[index]
+
+    def longest_prompt(self, index: int) -> int:
+        """Longest prompt for which node ``index`` has room now."""
+        tokens = int((self._free[index] - self._reserve[index]) / len(self._nodes[index].held) - self._extra) + 1
+        while tokens > 0 and not self.fits(index, self.expected(tokens)):
+            tokens -= 1
+        return max(tokens, 0)
+
+    def idle(self, index: int) -> bool:
+        """Whether nobody is expected on node ``index``."""
+        return self._free[index] >= self._nodes[index].kv_capacity
 
     def take(self, pipeline: Pipeline, expected: int) -> None:
         """Count a request on its stages; give a negative figure to release it."""
@@ -97,8 +110,8 @@ class MaxFlowPolicy(SchedulerPolicy):
         mark = self.options["expected_kv_high_water_mark"]
         if not 0 < mark <= 1:
             raise SimulationError(f"expected_kv_high_water_mark is {mark:g}; it must be above 0 and at most 1")
-        self._kv = KvExpectation(state, self.options["expected_output_ratio"], mark)
-        share = self.options["minimum_flow_share"]
+        self._kv = KvExpectation(state, require_option(self, "expected_output_ratio", 0, math.inf), mark)
+        share = require_option(self, "minimum_flow_share", 0, 1)
         self._entry = Wheel(state.entry_links, [state.flow_of(link) for link in state.entry_links], share)
         self._wheels = [
             Wheel(node.out_links, [state.flow_of(link) for link in node.out_links], share) for node in state.nodes
@@ -112,6 +125,21 @@ class MaxFlowPolicy(SchedulerPolicy):
         }
         self._expected: dict[Attempt, int] = {}
         self._used: dict[Pipeline, None] = {}
+        self.longest_prompt = self._widest_way()
+
+    def _widest_way(self) -> int:
+        """Longest prompt that fits every node of some pipeline while nothing is in flight."""
+        onward: dict[int, int] = {}
+
+        def longest(wheel: Wheel) -> int:
+            open_links = [link for link, usable in zip(wheel.links, wheel.usable, strict=True) if usable]
+            return max((1 << 62 if link.node is None else onward[link.node.index] for link in open_links), default=0)
+
+        # Every link leads to a node that ends at a later layer.
+        for node in sorted(self.state.nodes, key=lambda node: -node.held.stop):
+            fits = min(node.max_prompt_tokens, self._kv.longest_prompt(node.index))
+            onward[node.index] = min(fits, longest(self._wheels[node.index]))
+        return longest(self._entry)
 
     def admit(self, attempt: Attempt, now_s: float) -> bool:
         """Walk from the coordinator, taking the least loaded link at each machine; undo all loads on a dead end."""
@@ -148,14 +176,18 @@ class MaxFlowPolicy(SchedulerPolicy):
             if not wheel.usable[position]:
                 continue
             node = link.node
-            if node is not None and (
-                (tokens > node.max_prompt_tokens and not recomputes) or not self._kv.fits(node.index, expected)
-            ):
+            if node is not None and not self._takes(node, tokens, expected, recomputes=recomputes):
                 continue
             load = wheel.loads[position] + tokens / wheel.flows[position]
             if load < least:
                 best, least = position, load
         return best
+
+    def _takes(self, node: GpuNode, tokens: int, expected: int, *, recomputes: bool) -> bool:
+        if recomputes:
+            # It grew past what was expected of it; a node that nobody else is on must take it.
+            return self._kv.fits(node.index, expected) or self._kv.idle(node.index)
+        return tokens <= node.max_prompt_tokens and self._kv.fits(node.index, expected)
 
     def _charge_decodes(self) -> None:
         """Add the decode iterations issued since the last admission to the loads along their pipelines.

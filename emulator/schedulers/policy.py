@@ -26,9 +26,10 @@ class SchedulerPolicy(ABC):
         observes_hops: :meth:`transfer_sent` and :meth:`stage_left` want to know of every hop.
         counts_decodes: Pipelines count the decode iterations issued on them in ``decodes_issued``.
         default_options: Known options and their defaults; all are numbers.
+        longest_prompt: Longest prompt that it would admit to an idle cluster; ``None`` when it refuses nobody.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "own"
     per_hop: ClassVar[bool] = False
     observes_hops: ClassVar[bool] = False
     counts_decodes: ClassVar[bool] = False
@@ -38,6 +39,7 @@ class SchedulerPolicy(ABC):
         self.state = state
         self.seed = seed
         self.options = checked_options(self.name, self.default_options, options)
+        self.longest_prompt: int | None = None
 
     @abstractmethod
     def admit(self, attempt: Attempt, now_s: float) -> bool:
@@ -91,6 +93,21 @@ class PerHopPolicy(SchedulerPolicy):
         """Links that are not sending now, or the one that is free first."""
         free = [link for link in links if link.clock.free_s <= now_s]
         return free or [min(links, key=lambda link: (link.clock.free_s, link.index))]
+
+
+def require_option(policy: SchedulerPolicy, key: str, lowest: float, highest: float) -> float:
+    """The value of an option.
+
+    Raises:
+        SimulationError: It is not within ``lowest`` and ``highest``.
+    """
+    value = policy.options[key]
+    if not lowest <= value <= highest:
+        raise SimulationError(
+            f"scheduler policy {policy.name}: option {key} is {value:g}; it must be at least {lowest:g}"
+            + ("" if highest == math.inf else f" and at most {highest:g}")
+        )
+    return value
 
 
 def checked_options(policy: str, defaults: Mapping[str, float], options: Mapping[str, object]) -> dict[str, float]:

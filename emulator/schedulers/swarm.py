@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from emulator.schedulers.policy import PerHopPolicy
+from emulator.schedulers.policy import PerHopPolicy, require_option
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
@@ -28,8 +29,8 @@ class SwarmPolicy(PerHopPolicy):
 
     def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:
         super().__init__(state, options, seed)
-        initial = self.options["initial_priority"]
-        self._smoothing = self.options["smoothing"]
+        initial = require_option(self, "initial_priority", 0, math.inf)
+        self._smoothing = require_option(self, "smoothing", 0, 1)
         self._average = {link.index: initial for link in state.links}
         self._links = {link.index: link for link in state.links}
         self._queues: dict[int, list[tuple[float, int]]] = {}

@@ -12,6 +12,9 @@ from placement.errors import PlanError
 from placement.plan import Planner
 
 KNOWN: Mapping[str, str] = {
+    "blocks": "placement.planners.blocks:BlocksPlanner",
+    "cover": "placement.planners.cover:CoverPlanner",
+    "milp": "placement.planners.milp:MilpPlanner",
     "petals": "placement.planners.petals:PetalsPlanner",
     "separate": "placement.planners.separate:SeparatePlanner",
     "swarm": "placement.planners.swarm:SwarmPlanner",
@@ -61,3 +64,14 @@ def _load(path: str) -> Any:
     if not callable(maker):
         raise PlanError(f"planner {path}: {class_name} is no class; name the planner's class")
     return maker
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a planner has an option of this name.
+
+    Raises:
+        PlanError: There is no such planner.
+    """
+    if ":" not in name and name not in KNOWN:
+        planner(name)
+    return option in inspect.signature(_load(KNOWN.get(name, name))).parameters

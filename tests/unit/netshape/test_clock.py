@@ -34,9 +34,21 @@ def test_links_behind_one_card_share_it() -> None:
 
 def test_an_idle_receiving_card_adds_nothing_and_a_busy_one_queues() -> None:
     card = NicClock(1e6)
-    assert card.receive([5.0, 6.0], 1e6) == [5.0, 6.0]
-    assert card.receive([6.1], 1e6) == pytest.approx([7.0])
-    assert card.receive([6.2, 6.3], [1e6, 5e5]) == pytest.approx([8.0, 8.5])
+    assert card.receive([5.0, 6.0], 1e6, 1e6) == [5.0, 6.0]
+    assert card.receive([6.1], 1e6, 1e6) == pytest.approx([7.0])
+    assert card.receive([6.2, 6.3], [1e6, 5e5], 1e6) == pytest.approx([8.0, 8.5])
+
+
+def test_a_card_slower_than_the_wire_takes_its_own_time() -> None:
+    # The first byte comes 0.1 s before the last one at 5.0; the card needs 1 s from there.
+    assert NicClock(1e6).receive([5.0], 1e6, 1e7) == pytest.approx([5.9])
+    assert NicClock(1e6).receive([5.0, 5.1], 1e6, 1e7) == pytest.approx([5.9, 6.9])
+    assert NicClock(1e6).receive([5.0, 5.1], [1e6, 1e6], 1e7) == pytest.approx([5.9, 6.9])
+
+
+def test_messages_that_come_in_a_bunch_queue_for_the_receiving_card() -> None:
+    card = NicClock(1e6)
+    assert card.receive([1.0, 5.0, 5.1], 1e6, 1e7) == pytest.approx([1.9, 5.9, 6.9])
 
 
 SENDS = st.lists(st.tuples(st.floats(0, 10), st.floats(1, 1e6), st.integers(1, 5)), min_size=1, max_size=20).map(
@@ -68,3 +80,25 @@ def test_a_run_is_the_same_as_its_messages(sends: list[tuple[float, float, int]]
     together, one_by_one = LinkClock(rate, 0.01), LinkClock(rate, 0.01)
     for ready, size, count in sends:
         assert together.send_run(ready, size, count) == [one_by_one.send(ready, size) for _ in range(count)]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.001, 1000.0)), min_size=1, max_size=30).map(sorted),
+    st.booleans(),
+    st.floats(0.0, 2.0),
+    st.floats(100.0, 1e5),
+)
+def test_a_receiving_card_never_passes_more_than_its_rate(
+    handed_over: list[tuple[float, float]], alike: bool, free_s: float, wire: float
+) -> None:
+    sizes = [handed_over[0][1] if alike else size for _, size in handed_over]
+    link, card = LinkClock(wire, 0.0), NicClock(1000.0)
+    times = [link.send(ready, size) for (ready, _), size in zip(handed_over, sizes, strict=True)]
+    card.free_s = last = free_s
+    passed = card.receive(times, sizes[0] if alike else sizes, wire)
+    for arrived, size, through in zip(times, sizes, passed, strict=True):
+        # From its first byte, or when the card is free, until the card has passed it; never before its last byte.
+        begin = max(last, arrived - size / wire)
+        assert through == pytest.approx(max(arrived, begin + size / 1000.0))
+        last = through
+    assert card.free_s == passed[-1]

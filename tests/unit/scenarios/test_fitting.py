@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenarios.fitted_files import MACHINES, MAX_KNOTS, MODEL_FOLDERS, generate, main, read_points
+from scenarios.fitted_files import MACHINES, MAX_KNOTS, MODEL_FOLDERS, STRICT_MS, generate, main, read_points
 from scenarios.fitting import (
     FittingError,
     Tolerance,
@@ -34,12 +34,12 @@ needs_artifact = pytest.mark.skipif(
 profiles = pytest.mark.parametrize(
     ("model", "machine"), [(model, machine) for model in MODEL_FOLDERS for machine in MACHINES]
 )
-# Decode tables that no 16 knots keep within the tolerance; their files say so.
+# Decode tables that no 16 knots keep within the tolerance; they keep 3 % without the absolute allowance instead.
 MORE_KNOTS = {
-    ("llama-1-30b", "A100"): 18,
-    ("llama-2-70b", "A100"): 19,
-    ("llama-2-70b", "T4x4"): 18,
-    ("llama-2-70b", "V100"): 26,
+    ("llama-1-30b", "A100"): 21,
+    ("llama-2-70b", "A100"): 24,
+    ("llama-2-70b", "T4x4"): 19,
+    ("llama-2-70b", "V100"): 28,
 }
 
 
@@ -286,8 +286,11 @@ class TestShippedFiles:
     def test_a_table_of_more_knots_has_the_fewest_and_says_why(self, model, machine):
         profile, needed = shipped(model, machine), MORE_KNOTS[model, machine]
         points = read_points(ARTIFACT / "profiles" / MODEL_FOLDERS[model] / MACHINES[machine][0] / "decode_bs2time.csv")
-        assert len(profile["decode_ms_per_layer"]) == needed == fewest_knots(points)
-        assert f"decode: {needed} knots for 62 points (more than 16: no fewer," in profile["accuracy"]
+        assert len(profile["decode_ms_per_layer"]) == needed
+        assert needed == fewest_knots(points, Tolerance(absolute_ms=STRICT_MS))
+        fewest = fewest_knots(points)
+        assert fewest > MAX_KNOTS
+        assert f"decode: {needed} knots for 62 points (more than 16: no fewer than {fewest}," in profile["accuracy"]
         assert "whole ms from batch size" in profile["accuracy"]
 
     @profiles

@@ -1,0 +1,213 @@
+"""Linear and mixed-integer programmes solved by HiGHS, with typed answers and one thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, cast
+
+import highspy
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+
+_INFINITY: float = highspy.kHighsInf
+
+INTERRUPTIBLE_S = 5.0
+"""Time limit of a mixed-integer solve above which a keyboard interrupt can end it."""
+
+
+class Outcome(Enum):
+    """How a solve ended."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    """A limit was reached with a solution at hand."""
+    INFEASIBLE = "infeasible"
+    UNKNOWN = "unknown"
+    """A limit was reached without a solution, or the solver gave up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the solver found.
+
+    Attributes:
+        outcome: How it ended.
+        value: Objective of ``columns``; NaN without a solution.
+        bound: No solution is better than this (the dual bound of a maximisation is at least ``value``).
+        columns: Value of each column; shape ``(columns,)``, empty without a solution.
+        duals: Dual value of each row of a linear programme, non-negative for a binding ``<=`` row of a maximisation;
+            shape ``(rows,)``; empty for mixed-integer programmes.
+    """
+
+    outcome: Outcome
+    value: float
+    bound: float
+    columns: Vector
+    duals: Vector
+
+    @property
+    def has_solution(self) -> bool:
+        """Whether ``columns`` holds one."""
+        return self.outcome in (Outcome.OPTIMAL, Outcome.FEASIBLE)
+
+
+class Maximisation:
+    """``max cost . x`` subject to rows ``lower <= a . x <= upper`` and ``x >= 0``; rows and columns may be added.
+
+    A linear programme is warm-started from its last basis when it is solved again.
+
+    Attributes:
+        interrupted: Whether Ctrl-C ended the last solve.
+
+    Args:
+        tolerance: By how much rows, bounds and whole numbers may be missed; the solver's own ones when ``None``.
+    """
+
+    def __init__(self, *, tolerance: float | None = None) -> None:
+        self._highs: Any = cast(Any, highspy).Highs()
+        for option, value in (("output_flag", False), ("threads", 1), ("parallel", "off"), ("random_seed", 0)):
+            self._highs.setOptionValue(option, value)
+        if tolerance is not None:
+            for option in ("primal_feasibility_tolerance", "mip_feasibility_tolerance"):
+                self._highs.setOptionValue(option, tolerance)
+        self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
+        self._integer = False
+        self.interrupted = False
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return int(self._highs.getNumCol())
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self._highs.getNumRow())
+
+    def add_row(
+        self, columns: Sequence[int], values: Sequence[float], *, lower: float = -_INFINITY, upper: float = _INFINITY
+    ) -> None:
+        """Add a row with the given entries."""
+        self._highs.addRow(lower, upper, len(columns), np.asarray(columns, np.int32), np.asarray(values, np.float64))
+
+    def add_column(
+        self,
+        cost: float,
+        rows: Sequence[int] = (),
+        values: Sequence[float] = (),
+        *,
+        upper: float = _INFINITY,
+        integer: bool = False,
+    ) -> int:
+        """Add a column with entries in existing rows; returns its index."""
+        index = self.columns
+        self._highs.addCol(cost, 0.0, upper, len(rows), np.asarray(rows, np.int32), np.asarray(values, np.float64))
+        if integer:
+            self._highs.changeColIntegrality(index, highspy.HighsVarType.kInteger)
+            self._integer = True
+        return index
+
+    def set_upper(self, column: int, upper: float) -> None:
+        """Change the upper bound of a column."""
+        self._highs.changeColBounds(column, 0.0, upper)
+
+    def start_from(self, columns: Sequence[float]) -> None:
+        """Give the solver a solution to start from."""
+        solution = highspy.HighsSolution()
+        solution.col_value = list(columns)
+        self._highs.setSolution(solution)
+
+    def solve(
+        self,
+        *,
+        time_limit_s: float = _INFINITY,
+        node_limit: int | None = None,
+        target: float | None = None,
+        relative_gap: float = 1e-9,
+    ) -> Answer:
+        """Solve it; a keyboard interrupt ends the solve like the time limit.
+
+        Args:
+            time_limit_s: Wall time for this solve.
+            node_limit: Branch-and-bound nodes, for limits that do not depend on the machine.
+            target: A solution at least this good is good enough.
+            relative_gap: Distance of bound and solution that counts as proof.
+        """
+        options: list[tuple[str, Any]] = [("time_limit", self._highs.getRunTime() + max(time_limit_s, 0.0))]
+        if self._integer:
+            options += [
+                ("mip_rel_gap", relative_gap),
+                ("mip_abs_gap", 1e-9),
+                ("mip_max_nodes", 2**31 - 1 if node_limit is None else node_limit),
+                ("objective_target", -_INFINITY if target is None else target),
+            ]
+        for option, value in options:
+            self._highs.setOptionValue(option, value)
+        if self._integer and time_limit_s > INTERRUPTIBLE_S:
+            self._run_interruptibly()
+        else:
+            self._highs.run()
+        return self._answer()
+
+    def _run_interruptibly(self) -> None:
+        """Solve in a thread of its own: the solver's code holds back Ctrl-C from the thread that it runs in."""
+        stop = threading.Event()
+
+        def ask(event: Any) -> None:
+            if stop.is_set():
+                event.interrupt()
+
+        sources = (self._highs.cbSimplexInterrupt, self._highs.cbIpmInterrupt, self._highs.cbMipInterrupt)
+        for source in sources:
+            source.subscribe(ask)
+        done = threading.Event()
+
+        def work() -> None:
+            self._highs.run()
+            done.set()
+
+        threading.Thread(target=work, name="highs").start()
+        # Not by Thread.join: after an interrupt in it a thread counts as ended that still runs.
+        while not done.is_set():
+            try:
+                done.wait(0.05)
+            except KeyboardInterrupt:
+                stop.set()
+        for source in sources:
+            source.unsubscribe(ask)
+        self.interrupted = stop.is_set()
+
+    def write(self, path: str) -> None:
+        """Write the model in LP or MPS format, by the ending of ``path``."""
+        self._highs.writeModel(path)
+
+    def _answer(self) -> Answer:
+        status = self._highs.getModelStatus()
+        info = self._highs.getInfo()
+        statuses = highspy.HighsModelStatus
+        primal = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        if status == statuses.kOptimal:
+            outcome = Outcome.OPTIMAL
+        elif status == statuses.kInfeasible:
+            outcome = Outcome.INFEASIBLE
+        else:
+            outcome = Outcome.FEASIBLE if primal else Outcome.UNKNOWN
+        # In any other state, an interrupt among them, the dual bound need not be proven.
+        trusted = (statuses.kOptimal, statuses.kTimeLimit, statuses.kSolutionLimit)
+        none = np.empty(0)
+        solution = self._highs.getSolution()
+        found = outcome in (Outcome.OPTIMAL, Outcome.FEASIBLE)
+        value = float(info.objective_function_value) if found else float("nan")
+        proven = value if outcome is Outcome.OPTIMAL else _INFINITY
+        return Answer(
+            outcome=outcome,
+            value=value,
+            bound=float(info.mip_dual_bound) if self._integer and status in trusted else proven,
+            columns=np.array(solution.col_value) if found else none,
+            duals=np.array(solution.row_dual) if found and not self._integer else none,
+        )
