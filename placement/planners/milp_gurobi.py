@@ -34,7 +34,7 @@ def refusal(columns: int, rows: int) -> str | None:
         return f"gurobipy cannot be imported ({error})"
     try:
         with _environment() as environment, gurobipy.Model(env=environment) as model:
-            one = model.addMVar(columns)
+            one = model.addVars(columns)
             model.addConstrs(one[row % columns] <= 1 for row in range(rows))
             model.optimize()
     except gurobipy.GurobiError as error:
@@ -101,7 +101,7 @@ def _load(gurobipy: Any, model: Any, program: Program) -> Any:
             model.addLConstr(left, "<", most)
         if math.isfinite(least):
             model.addLConstr(left, ">", least)
-    model.setObjective(program.cost @ columns, gurobipy.GRB.MAXIMIZE)
+    model.setObjective(gurobipy.LinExpr(program.cost.tolist(), single), gurobipy.GRB.MAXIMIZE)
     model.update()
     return columns
 
