@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,8 +26,10 @@ HEURISTICS = ("petals", "swarm", "uniform")
 HEAT_S, HEAT_WARM_UP_S = 100.0, 40.0
 FINAL_S, FINAL_WARM_UP_S = 240.0, 60.0
 FINALISTS = 3
-FRONT_SHARE = 0.4
+FRONT_SHARE = 0.3
 """Part of the time limit that goes into finding candidates; the rest is for emulating them."""
+FRONT_PLANS = 6
+"""Most plans of the front that are emulated: evenly spaced over its shallower two thirds, where the best have been."""
 
 
 class Objective(StrEnum):
@@ -91,12 +94,15 @@ def best_plan(
 ) -> list[Ranked]:
     """Candidates in order of ``objective``, best first, by emulating the scenario itself for a short time.
 
-    Candidates are the front of flow against depth and the heuristics. All run a heat of 100 s; the best three go on
-    to 240 s. Every run has the scenario's own workload and seed.
+    Candidates are plans from the front of flow against depth, and the heuristics. All run a heat of 100 emulated
+    seconds, as far as time allows; the best three go on to 240. Every run has the scenario's own workload and seed.
+    A closed loop that takes minutes to fill the KV caches (40 nodes and more) is still filling up by then, so the
+    ranking of large clusters says who starts best.
 
     Raises:
         ScenarioError: The scenario is wrong, no planner finds a plan, or goodput is asked for without SLOs.
     """
+    started_s = time.perf_counter()
     # Any plan will do to load the scenario; one that restricts links would keep them from the others.
     base = plan_scenario(scenario, planner="petals", overrides=overrides, sets=sets)
     if objective is Objective.GOODPUT and not base.spec.slo.given:
@@ -104,11 +110,25 @@ def best_plan(
         raise ScenarioError(Problem(scenario, None, "slo", None, rule, "add slo, or choose another objective"))
     plans = _candidates(base, time_limit_s * FRONT_SHARE, scenario, overrides, sets)
     score = _SCORES[objective]
-    heats = [_emulated(base, plan, HEAT_S, HEAT_WARM_UP_S) for plan in plans]
+    deadline_s = started_s + time_limit_s
+    heats = _heat(base, plans, HEAT_S, HEAT_WARM_UP_S, deadline_s - FINALISTS * time_limit_s / 10)
     heats.sort(key=lambda ranked: -score(ranked.summary or {}))
-    finals = [_emulated(base, ranked.plan, FINAL_S, FINAL_WARM_UP_S) for ranked in heats[:FINALISTS]]
+    finals = _heat(base, [ranked.plan for ranked in heats[:FINALISTS]], FINAL_S, FINAL_WARM_UP_S, deadline_s)
     finals.sort(key=lambda ranked: -score(ranked.summary or {}))
-    return [*finals, *heats[FINALISTS:]]
+    return [*finals, *heats[len(finals) :]]
+
+
+def _heat(
+    base: LoadedScenario, plans: Sequence[Plan], duration_s: float, warm_up_s: float, deadline_s: float
+) -> list[Ranked]:
+    """Emulate plans one after another; past the deadline none is begun, but the first always is."""
+    ranked: list[Ranked] = []
+    for plan in plans:
+        if ranked and time.perf_counter() > deadline_s:
+            break
+        spec = dataclasses.replace(with_plan(base.spec, plan), duration_s=duration_s, warm_up_s=warm_up_s, drain=False)
+        ranked.append(Ranked(plan=plan, summary=Emulation(spec).run()))
+    return ranked
 
 
 def _candidates(
@@ -116,7 +136,10 @@ def _candidates(
 ) -> list[Plan]:
     spec = base.spec
     assert base.plan is not None
-    plans = depth_front(problem_for(spec.cluster, spec.model, spec.profiles, spec.seed), time_limit_s=time_limit_s)
+    front = depth_front(problem_for(spec.cluster, spec.model, spec.profiles, spec.seed), time_limit_s=time_limit_s)
+    shallow = front[: max(1, math.ceil(len(front) * 2 / 3))]
+    count = min(FRONT_PLANS, len(shallow))
+    plans = [shallow[round(index * (len(shallow) - 1) / max(1, count - 1))] for index in range(count)]
     for name in HEURISTICS:
         try:
             made = plan_scenario(scenario, planner=name, overrides=overrides, sets=sets).plan
@@ -132,11 +155,6 @@ def with_plan(spec: EmulationSpec, plan: Plan) -> EmulationSpec:
     """The same run on another placement."""
     cluster = spec.cluster if plan.links is None else spec.cluster.reduced_to(plan.links)
     return dataclasses.replace(spec, placement=plan.placement, cluster=cluster)
-
-
-def _emulated(base: LoadedScenario, plan: Plan, duration_s: float, warm_up_s: float) -> Ranked:
-    spec = dataclasses.replace(with_plan(base.spec, plan), duration_s=duration_s, warm_up_s=warm_up_s, drain=False)
-    return Ranked(plan=plan, summary=Emulation(spec).run())
 
 
 def plan_figures(plan: Plan, objective: Objective, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
