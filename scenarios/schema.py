@@ -52,7 +52,9 @@ class PlacementSection(FileSection):
 
     kind: Literal["placement"] | None = Field(default=None, description="placement.")
     planner: Text | None = Field(
-        default=None, description="petals, swarm, separate, uniform, or module:Class.", examples=["swarm", "uniform"]
+        default=None,
+        description="blocks, cover, milp, petals, swarm, separate, uniform, or module:Class.",
+        examples=["blocks", "swarm"],
     )
     options: Options = Field(default_factory=dict, description="Options of the planner.")
     file: Text | None = Field(default=None, min_length=1, description="Placement file.")
