@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +25,7 @@ from scenarios.planning import (
     Objective,
     Ranked,
     best_plan,
+    compare_planners,
     placement_file,
     plan_figures,
     plan_scenario,
@@ -32,7 +33,7 @@ from scenarios.planning import (
 from scenarios.quantities import QuantityError, seconds
 from scenarios.results import next_run_directory
 from scenarios.runner import run_scenario
-from scenarios.terminal import print_plans, print_summary, progress_bar
+from scenarios.terminal import print_comparison, print_plans, print_summary, progress_bar
 from scenarios.yaml_text import dump_yaml
 
 BAD_INPUT = 2
@@ -95,6 +96,7 @@ def plan(
         str | None, typer.Option(help=f"Planner for --objective flow: {', '.join(KNOWN)}, or module:Class.")
     ] = None,
     objective: Annotated[Objective | None, typer.Option(help="What the plan is chosen for.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="One plan of each planner, side by side.")] = False,
     time_limit: Annotated[str, typer.Option(help="Time for planning, for instance 30s.")] = "30s",
     override: OverrideOption = None,
     sets: SetOption = None,
@@ -111,6 +113,12 @@ def plan(
     limit_s = _time_limit(time_limit)
     _check_writable(json_to)
     _check_writable(None if out is None else str(out))
+    if compare:
+        ranked, failures = compare_planners(scenario, time_limit_s=limit_s, overrides=override or (), sets=sets or ())
+        _write_json(json_to, [plan_figures(each.plan, Objective.FLOW, each.summary) for each in ranked])
+        if json_to != "-":
+            print_comparison(Console(), ranked, failures)
+        return
     goal = objective or (Objective.FLOW if planner else Objective.THROUGHPUT)
     if planner and goal is not Objective.FLOW:
         raise typer.BadParameter("a planner aims at flow; leave --planner out to rank plans", param_hint="--planner")
@@ -147,7 +155,7 @@ def _check_writable(path: str | None) -> None:
         raise ScenarioError(Problem(str(path), None, "", None, rule, "name another file")) from error
 
 
-def _write_json(path: str | None, figures: Mapping[str, Any]) -> None:
+def _write_json(path: str | None, figures: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write figures to a file, or to the terminal for ``-``."""
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     if path == "-":

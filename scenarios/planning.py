@@ -15,7 +15,7 @@ from emulator.emulation import Emulation
 from emulator.spec import EmulationSpec
 from placement.errors import PlanError
 from placement.plan import Plan, problem_for
-from placement.planners import takes
+from placement.planners import KNOWN, takes
 from placement.planners.blocks_front import depth_front
 from scenarios.errors import Problem, ScenarioError
 from scenarios.loader import LoadedScenario, load_scenario
@@ -116,6 +116,29 @@ def best_plan(
     finals = _heat(base, [ranked.plan for ranked in heats[:FINALISTS]], FINAL_S, FINAL_WARM_UP_S, deadline_s)
     finals.sort(key=lambda ranked: -score(ranked.summary or {}))
     return [*finals, *heats[len(finals) :]]
+
+
+def compare_planners(
+    scenario: str, *, time_limit_s: float = 30.0, overrides: Sequence[str] = (), sets: Sequence[str] = ()
+) -> tuple[list[Ranked], list[str]]:
+    """One plan of each planner, by name, emulated for 240 s, and a sentence for each planner that finds none.
+
+    Raises:
+        ScenarioError: The scenario is wrong for every planner.
+    """
+    ranked: list[Ranked] = []
+    failures: list[str] = []
+    for name in sorted(KNOWN):
+        try:
+            loaded = plan_scenario(scenario, planner=name, time_limit_s=time_limit_s, overrides=overrides, sets=sets)
+        except ScenarioError as error:
+            failures.append(f"{name}: {error.problems[0].rule}")
+            if len(failures) == len(KNOWN):
+                raise
+            continue
+        assert loaded.plan is not None
+        ranked += _heat(loaded, [loaded.plan], FINAL_S, FINAL_WARM_UP_S, math.inf)
+    return ranked, failures
 
 
 def _heat(

@@ -86,6 +86,29 @@ def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:
         console.print(warning, highlight=False)
 
 
+def print_comparison(console: Console, ranked: Sequence[Ranked], failures: Sequence[str]) -> None:
+    """One row a planner: what its plan promises, what it served, and what it cost."""
+    table = Table(title="planners", title_justify="left")
+    for column in ("planner", "status", "flow", "bound", "gap", "depth", "served/s", "plan s"):
+        table.add_column(column, justify="left" if column in ("planner", "status") else "right")
+    for each in ranked:
+        plan = each.plan
+        served = "-" if each.summary is None else f"{each.summary['decode_throughput_tokens_per_s']:.1f}"
+        table.add_row(
+            plan.planner,
+            plan.status.value,
+            f"{plan.flow.tokens_per_s:.1f}",
+            f"{plan.bound_tokens_per_s:.1f}",
+            f"{plan.gap:.1%}",
+            str(plan.depth),
+            served,
+            f"{plan.seconds:.2f}",
+        )
+    console.print(table)
+    for failure in failures:
+        console.print(f"no plan: {failure}", highlight=False)
+
+
 def _headline(summary: Mapping[str, Any]) -> Table:
     requests = summary["requests"]
     table = Table(title=f"{summary['scenario']} (seed {summary['seed']})", show_header=False, title_justify="left")

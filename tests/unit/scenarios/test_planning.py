@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from placement.planners import KNOWN
 from scenarios.errors import ScenarioError
 from scenarios.loader import load_scenario
-from scenarios.planning import Objective, best_plan, placement_file, plan_figures, plan_scenario
+from scenarios.planning import Objective, best_plan, compare_planners, placement_file, plan_figures, plan_scenario
 from scenarios.yaml_text import dump_yaml
 
 
@@ -77,3 +78,11 @@ def test_bad_input_ends_with_code_2_and_no_traceback(arguments: tuple[str, ...],
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_comparison_has_every_planner_or_says_why_not() -> None:
+    ranked, failures = compare_planners("helix-10-30b", time_limit_s=2.0)
+    assert sorted([each.plan.planner for each in ranked] + [line.split(":")[0] for line in failures]) == sorted(KNOWN)
+    flows = {each.plan.planner: each.plan.flow.tokens_per_s for each in ranked}
+    assert flows["blocks"] == pytest.approx(max(flows.values()))
+    assert all(each.summary is not None for each in ranked)
