@@ -78,7 +78,7 @@ def run(
     target = out
     if target is None and json_to is None:
         target = next_run_directory(Path("runs"), loaded.spec.name)
-    with progress_bar(Console(stderr=True), loaded.spec.name) as on_progress:
+    with progress_bar(Console(stderr=True), loaded.spec.name, loaded.spec.duration_s) as on_progress:
         summary = run_scenario(loaded, out=target, on_progress=on_progress)
     _write_json(json_to, summary)
     if json_to is None:

@@ -26,7 +26,7 @@ _NODE_ROWS = 12
 
 
 @contextmanager
-def progress_bar(console: Console, title: str) -> Iterator[Callable[[RunProgress], None] | None]:
+def progress_bar(console: Console, title: str, total_s: float) -> Iterator[Callable[[RunProgress], None] | None]:
     """A progress bar with emulated time, speed and time left; nothing when not on a terminal."""
     if not console.is_terminal:
         yield None
@@ -40,13 +40,13 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[RunProgress
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None, note="")
+        task = bar.add_task(title, total=total_s, note="")
 
         def update(progress: RunProgress) -> None:
             speed = bar.tasks[0].speed
             pace = "" if not speed else f"{speed:.0f}x real time, "
             note = f"{pace}{progress.finished} finished, {progress.in_flight} in flight"
-            bar.update(task, total=progress.duration_s, completed=progress.sim_s, note=note)
+            bar.update(task, completed=progress.sim_s, note=note)
 
         yield update
 

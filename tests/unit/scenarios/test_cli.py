@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -235,3 +236,28 @@ def test_ctrl_c_leaves_complete_files_of_a_partial_run(tmp_path: Path) -> None:
     assert 0 < summary["sim_s"] < 10_000_000
     assert hashlib.sha256(events.read_bytes()).hexdigest() == summary["event_log_sha256"]
     check_rows(target, summary["requests"])
+
+
+def test_on_a_terminal_a_bar_shows_time_speed_and_time_left(tmp_path: Path) -> None:
+    """A real pseudo-terminal: rich draws the bar nowhere else."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.environ.update(COLUMNS="160", TERM="xterm")
+        os.execv(sys.executable, [sys.executable, "-m", "scenarios.cli", "run", "helix-24-70b-offline"])
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    text = shown.decode(errors="replace")
+    assert os.waitstatus_to_exitcode(status) == 0, text[-2000:]
+    assert "/660 s emulated" in text
+    assert "x real time" in text
+    assert "decode throughput" in text
