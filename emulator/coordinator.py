@@ -14,6 +14,8 @@ from emulator.requests import Attempt, Outcome, Request
 from emulator.spec import FirstToken, WhenNoRoute
 
 if TYPE_CHECKING:
+    from simpy.events import Event
+
     from emulator.cluster import ClusterState
     from emulator.node import GpuNode
     from emulator.spec import EmulationSpec
@@ -155,6 +157,58 @@ class Coordinator:
         assert link is not None
         state.transmit(link, now, [attempt], 1)
         return True
+
+    # -- warm start ----------------------------------------------------------------------------
+
+    def adopt(self, prompt_tokens: int, output_tokens: int, emitted_tokens: int) -> bool:
+        """Put a request in place that has emitted some of its tokens, its KV entries on every stage.
+
+        Returns:
+            Whether the policy has a pipeline for it; if not, nothing has happened. :meth:`start_adopted` sets it going.
+        """
+        state = self._state
+        now = self._env.now
+        request = Request(self._numbers, now, prompt_tokens, output_tokens)
+        attempt = Attempt(request, prompt_tokens, output_tokens - emitted_tokens, now)
+        if state.why_impossible(prompt_tokens) or not state.policy.admit(attempt, now):
+            return False
+        link = attempt.first_link
+        while link is not None and link.node is not None:
+            link = attempt.links.get(link.node.index) or state.policy.next_link(link.node, attempt, now)
+        attempt.pipeline = attempt.pipeline or state.pipelines.of(attempt.path())
+        attempt.links = attempt.pipeline.after
+        attempt.prefill, attempt.tokens, attempt.context = False, 1, prompt_tokens + emitted_tokens
+        if any(node.kv_used + attempt.context * len(used) > node.kv_capacity for node, used in attempt.stages()):
+            state.policy.closed(attempt)
+            return False
+        for node, used in attempt.stages():
+            node.kv_used += attempt.context * len(used)
+        self._numbers += 1
+        self._metrics.submitted += 1
+        self._log.arrival(now, request)
+        self._log.request(now, "adopted", request, f',"pipeline":{json.dumps(str(attempt.pipeline))}')
+        request.adopted_tokens = request.emitted_tokens = emitted_tokens
+        request.admitted_s, request.pipeline = now, attempt.pipeline
+        state.longest_context = max(state.longest_context, prompt_tokens + output_tokens)
+        self._in_flight[request.number] = attempt
+        return True
+
+    def start_adopted(self, spread_s: float) -> None:
+        """Issue the next decode iteration of every request in flight, evenly over ``spread_s``."""
+        adopted = list(self._in_flight.values())
+        for position, attempt in enumerate(adopted):
+            self._env.call_at(self._env.now + spread_s * position / len(adopted), self._issue_adopted, attempt)
+
+    def _issue_adopted(self, event: Event) -> None:
+        attempt = event.value
+        assert isinstance(attempt, Attempt)
+        if attempt.dead:
+            self._state.dead -= 1
+            return
+        attempt.started_s = self._env.now
+        if self._state.policy.counts_decodes and attempt.pipeline is not None:
+            attempt.pipeline.decodes_issued += 1
+        self._issue([attempt])
 
     # -- results -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from emulator.warm_start import fill
 from emulator.workload import Arrival, ClosedLoop, Lengths, OpenLoop, Refill, Workload
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class OpenLoopFeeder:
 class ClosedLoopFeeder:
     """Keeps the cluster under pressure (HELIX.md section 7)."""
 
-    def __init__(self, state: ClusterState, workload: ClosedLoop, seed: int, until_s: float) -> None:
+    def __init__(self, state: ClusterState, workload: ClosedLoop, seed: int, until_s: float, first: int) -> None:
         self._state = state
         self._workload = workload
         self._until_s = until_s
@@ -51,7 +52,7 @@ class ClosedLoopFeeder:
         else:
             coordinator.on_refused = self._replace
         coordinator.on_request_end = self._refill
-        for index in range(workload.initial_requests):
+        for index in range(first):
             self._issue(index * workload.spacing_s)
 
     def _replace(self, now_s: float) -> None:
@@ -80,7 +81,9 @@ Feeder = OpenLoopFeeder | ClosedLoopFeeder
 
 
 def feed(state: ClusterState, workload: Workload, seed: int, until_s: float) -> Feeder:
-    """Start feeding ``workload`` until ``until_s``."""
+    """Start feeding ``workload`` until ``until_s``, onto a cluster that a warm start fills first, if there is one."""
+    warm = state.spec.warm_start
+    first = None if warm is None else fill(state, warm)
     if isinstance(workload, OpenLoop):
         return OpenLoopFeeder(state, workload, seed, until_s)
-    return ClosedLoopFeeder(state, workload, seed, until_s)
+    return ClosedLoopFeeder(state, workload, seed, until_s, workload.initial_requests if first is None else first)

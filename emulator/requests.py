@@ -36,6 +36,7 @@ class Request:
         last_token_s: When its latest token was back at the coordinator.
         end_s: When it ended.
         emitted_tokens: Tokens given to the client.
+        adopted_tokens: Tokens that it had emitted when a warm start put it in place.
         recomputed_tokens: Tokens whose KV entries were lost and computed again.
         preemptions: How often it lost its KV cache.
         pipeline: Its latest pipeline.
@@ -43,6 +44,7 @@ class Request:
 
     __slots__ = (
         "admitted_s",
+        "adopted_tokens",
         "arrival_s",
         "emitted_tokens",
         "end_s",
@@ -70,23 +72,29 @@ class Request:
         self.last_token_s: float | None = None
         self.end_s: float | None = None
         self.emitted_tokens = 0
+        self.adopted_tokens = 0
         self.recomputed_tokens = 0
         self.preemptions = 0
         self.pipeline: Pipeline | None = None
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token: first token back at the coordinator minus arrival."""
-        return None if self.first_token_s is None else self.first_token_s - self.arrival_s
+        """Time to first token: first token back at the coordinator minus arrival; none if that was before the run."""
+        return None if self.first_token_s is None or self.adopted_tokens else self.first_token_s - self.arrival_s
 
     @property
     def e2e_s(self) -> float | None:
-        """End-to-end time: last token minus arrival."""
-        return None if self.end_s is None else self.end_s - self.arrival_s
+        """End-to-end time: last token minus arrival; none for requests that a warm start put in place."""
+        return None if self.end_s is None or self.adopted_tokens else self.end_s - self.arrival_s
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; none for requests of one token."""
+        """Time per output token after the first; none for requests of one token.
+
+        Of a request that a warm start put in place only the tokens of this run count.
+        """
+        if self.adopted_tokens and self.end_s is not None:
+            return (self.end_s - self.arrival_s) / (self.output_tokens - self.adopted_tokens)
         if self.end_s is None or self.first_token_s is None or self.output_tokens < 2:
             return None
         return (self.end_s - self.first_token_s) / (self.output_tokens - 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from emulator.errors import SimulationError
+from emulator.warm_start import WarmStart
 from emulator.workload import Workload
 from placement.cluster import Cluster
 from placement.layers import Placement
@@ -123,6 +124,7 @@ class EmulationSpec:
         host_cost: Host-side cost of a batch.
         slo: Latency objectives.
         log_level: How much the event log tells.
+        warm_start: Begin with requests in flight instead of an empty cluster.
         drain: After ``duration_s``, issue nothing new but go on, and measure, until requests in flight are done.
     """
 
@@ -145,6 +147,7 @@ class EmulationSpec:
     host_cost: HostCost = field(default_factory=HostCost)
     slo: Slo = field(default_factory=Slo)
     log_level: LogLevel = LogLevel.REQUESTS
+    warm_start: WarmStart | None = None
     drain: bool = False
 
     def __post_init__(self) -> None:
