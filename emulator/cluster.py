@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Collection, Mapping, Sequence
 
 from emulator.coordinator import Coordinator
 from emulator.environment import VirtualEnvironment
 from emulator.errors import SimulationError
 from emulator.eventlog import EventLog
 from emulator.kv_pressure import KvPressure
-from emulator.links import EmulatedLink, Transfer, VirtualNetwork
+from emulator.links import EmulatedLink, Transfer, VirtualNetwork, Wire
 from emulator.metrics import Metrics
 from emulator.node import GpuNode
 from emulator.pipeline import PipelineBook
-from emulator.requests import Attempt
-from emulator.schedulers import make_policy
+from emulator.schedulers import make_policy, policy_class
 from emulator.schedulers.policy import SchedulerPolicy
-from emulator.spec import EdgeFlows, EmulationSpec, LinkSharing, LogLevel
+from emulator.spec import EmulationSpec, LinkSharing, LogLevel
+from emulator.topology import NO_FLOW, Pair, serving_pairs, shared_rates, solve_flow
 from netshape.clock import LinkClock, NicClock
-from placement.cluster import COORDINATOR, Node
-from placement.flow import MaxFlow, build_flow_graph, flow_upper_bound, max_flow
-from placement.layers import check_placement
-from placement.planners.balanced_flow import balanced_flow
+from placement.cluster import COORDINATOR
+from placement.flow import MaxFlow, flow_upper_bound
+from placement.layers import LayerRange, Placement, check_placement
 from placement.throughput import ThroughputModel
 
 
@@ -33,10 +31,11 @@ class ClusterState:
         env: The event core.
         log: The event log.
         metrics: What is measured.
-        nodes: Nodes that hold layers, in file order.
+        nodes: Nodes that new requests may be routed to, in file order.
+        latest: Machine name -> the node that runs, or last ran, on it; in file order.
         links: Usable links, in file order.
         entry_links: Those that leave the coordinator.
-        single_entry: Whether there is just one of them.
+        single_entry: Whether there is, and ever was, just one of them.
         flow: Max flow of the placement.
         flow_upper_bound_tokens_per_s: Bound for any placement on an instantaneous network.
         policy: The scheduler policy.
@@ -44,6 +43,7 @@ class ClusterState:
         pipelines: Shared pipelines.
         longest_context: Most tokens that any admitted request can reach.
         dead: Dropped attempts that are still in a queue, a batch or a transfer.
+        can_serve: Whether some chain of links leads through all layers now.
     """
 
     def __init__(self, spec: EmulationSpec, env: VirtualEnvironment, log: EventLog) -> None:
@@ -55,172 +55,187 @@ class ClusterState:
         self.model_layers = spec.model.layers
         self.longest_context = 0
         self.dead = 0
+        self.can_serve = True
         self.pipelines = PipelineBook()
         self.kv_pressure = KvPressure(self, spec.when_full)
         check_placement(spec.placement, spec.cluster, spec.model, spec.profiles, allow_over_profile=True)
-        self._used_pairs = self._usable_pairs()
-        self._solve_flow()
-        self.nodes = self._make_nodes()
-        self._node_by_name = {node.name: node for node in self.nodes}
+        self._throughput = ThroughputModel(spec.model, spec.profiles, spec.cluster.machine_counts())
+        self.flow_upper_bound_tokens_per_s = flow_upper_bound(spec.cluster, spec.model, spec.profiles, self._throughput)
+        self._follows_flow = policy_class(spec.scheduler.policy).follows_flow
+        self._make_cards()
+        self._wires: dict[Pair, Wire] = {}
+        self._known_links: dict[Pair, EmulatedLink] = {}
+        self._nodes_made = self._links_made = 0
+        self.latest: dict[str, GpuNode] = {}
+        self.nodes = [
+            self.make_node(node.name, spec.placement[node.name])
+            for node in spec.cluster.nodes
+            if node.name in spec.placement
+        ]
         self._longest_prompt = max(node.max_prompt_tokens for node in self.nodes)
         self.coordinator = Coordinator(self, spec)
-        self.links = self._make_links()
-        self.entry_links = [link for link in self.links if link.source is None]
-        self.single_entry = len(self.entry_links) == 1
-        self._open_nodes()
-        self.policy: SchedulerPolicy = make_policy(spec.scheduler.policy, spec.scheduler.options, self, spec.seed)
-        self.network = VirtualNetwork(env)
-        self.transmit: Callable[[EmulatedLink, float | list[float], list[Attempt], int], Transfer] = (
-            self._transmit_watched
-            if self.policy.observes_hops or spec.log_level is LogLevel.HOPS
-            else self.network.transmit
-        )
-
-    def _transmit_watched(
-        self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int
-    ) -> Transfer:
-        transfer = self.network.transmit(link, ready_s, items, prefills)
-        if self.policy.observes_hops:
-            self.policy.transfer_sent(transfer)
-        if self.spec.log_level is LogLevel.HOPS:
-            self.log.transfer(self.env.now, transfer)
-        return transfer
-
-    # -- construction --------------------------------------------------------------------------
-
-    def _usable_pairs(self) -> list[tuple[str, str]]:
-        """Linked pairs that lie on some way from the coordinator through all layers and back, in file order."""
-        spec = self.spec
-        pairs = [
-            pair
-            for pair in spec.cluster.pairs()
-            if spec.placement.usable(*pair, self.model_layers, partial_inference=spec.partial_inference)
-        ]
-        from_source = reachable(COORDINATOR, pairs)
-        to_sink = reachable(COORDINATOR, [(target, source) for source, target in pairs])
-        used = [(source, target) for source, target in pairs if source in from_source and target in to_sink]
-        if not used:
+        pairs = serving_pairs(spec, spec.placement)
+        if not pairs:
             raise SimulationError(
                 "placement: without partial inference no chain of links leads from the coordinator through all layers "
                 "and back; allow it, or let ranges begin where others end"
             )
-        return used
-
-    def _solve_flow(self) -> None:
-        spec = self.spec
-        throughput = ThroughputModel(spec.model, spec.profiles, spec.cluster.machine_counts())
-        graph = build_flow_graph(spec.cluster, spec.model, spec.placement, throughput, links=self._used_pairs)
-        self.flow: MaxFlow = max_flow(graph)
-        if spec.scheduler.edge_flows is EdgeFlows.BALANCED:
-            capacity = {
-                node.name: self._kv_capacity(node) / len(spec.placement[node.name])
-                for node in spec.cluster.nodes
-                if node.name in spec.placement
-            }
-            self.flow = balanced_flow(graph, self.flow, capacity)
-        self.flow_upper_bound_tokens_per_s = flow_upper_bound(spec.cluster, spec.model, spec.profiles, throughput)
-
-    def _make_nodes(self) -> list[GpuNode]:
-        spec = self.spec
-        nodes: list[GpuNode] = []
-        for node in spec.cluster.nodes:
-            if node.name not in spec.placement:
-                continue
-            held = spec.placement[node.name]
-            profile = spec.profiles[node.machine_type]
-            nodes.append(GpuNode(self, len(nodes), node.name, held, profile, self._kv_capacity(node)))
-        return nodes
-
-    def _kv_capacity(self, node: Node) -> int:
-        """KV capacity of a node in layer-tokens: its own figure, else its profile's."""
-        profile = self.spec.profiles[node.machine_type]
-        return node.kv_capacity_layer_tokens or profile.kv_capacity_layer_tokens(len(self.spec.placement[node.name]))
-
-    def _make_links(self) -> list[EmulatedLink]:
-        spec = self.spec
-        used = self._used_pairs
-        cards = spec.cluster
-        sending = {COORDINATOR: NicClock(cards.coordinator.nic_out_bytes_per_s)}
-        receiving = {COORDINATOR: NicClock(cards.coordinator.nic_in_bytes_per_s)}
-        for node in cards.nodes:
-            sending[node.name] = NicClock(node.nic_out_bytes_per_s)
-            receiving[node.name] = NicClock(node.nic_in_bytes_per_s)
-        shares = spec.sharing is LinkSharing.SHARES
-        rates = self._shared_rates(used) if shares else {}
-        links: list[EmulatedLink] = []
-        for source, target in used:
-            link = cards.link(source, target)
-            assert link is not None
-            at_coordinator = COORDINATOR in (source, target)
-            rate = rates.get((source, target), link.bandwidth_bytes_per_s)
-            emulated = EmulatedLink(
-                len(links),
-                f"{source}->{target}",
-                self._node_by_name.get(source),
-                self._node_by_name.get(target),
-                0 if source == COORDINATOR else spec.placement[source].stop,
-                LinkClock(rate, link.latency_s, None if shares else sending[source]),
-                spec.model.token_bytes if at_coordinator else spec.model.hop_bytes,
-                None if shares else receiving[target],
-            )
-            emulated.deliver = self.coordinator.receive if emulated.node is None else emulated.node.receive
-            if emulated.source is not None:
-                emulated.source.out_links.append(emulated)
-            links.append(emulated)
-        return links
-
-    def _shared_rates(self, used: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
-        """Fixed bytes/s of each link under :attr:`LinkSharing.SHARES`.
-
-        The max-flow policy gives a link the part of each card that its flow is of the card's flow;
-        other policies split the sending card evenly over the links that leave it.
-        """
-        spec = self.spec
-        cluster = spec.cluster
-
-        def card(name: str, *, out: bool) -> float:
-            owner = cluster.coordinator if name == COORDINATOR else cluster.node(name)
-            return owner.nic_out_bytes_per_s if out else owner.nic_in_bytes_per_s
-
-        leaving: dict[str, float] = {}
-        coming: dict[str, float] = {}
-        weight: dict[tuple[str, str], float] = {}
-        by_flow = spec.scheduler.policy == "max-flow"
-        for pair in used:
-            size = spec.model.token_bytes if COORDINATOR in pair else spec.model.hop_bytes
-            weight[pair] = self.flow.link_flow.get(pair, 0.0) * size if by_flow else 1.0
-            leaving[pair[0]] = leaving.get(pair[0], 0.0) + weight[pair]
-            coming[pair[1]] = coming.get(pair[1], 0.0) + weight[pair]
-        rates: dict[tuple[str, str], float] = {}
-        for pair in used:
-            link = cluster.link(*pair)
-            assert link is not None
-            if not weight[pair]:
-                continue
-            limits = [link.bandwidth_bytes_per_s, card(pair[0], out=True) * weight[pair] / leaving[pair[0]]]
-            if by_flow:
-                limits.append(card(pair[1], out=False) * weight[pair] / coming[pair[1]])
-            rates[pair] = max(1.0, math.floor(min(limits)) if by_flow else min(limits))
-        return rates
-
-    def _open_nodes(self) -> None:
-        entries: dict[int, set[int]] = {node.index: set() for node in self.nodes}
-        for link in self.links:
-            if link.node is not None:
-                entries[link.node.index].add(link.entry_layer)
+        self.flow: MaxFlow = self._solve(self.nodes, pairs, {})
+        self._connect(pairs, {node.name: node for node in self.nodes})
         for node in self.nodes:
-            node.open(entries[node.index])
-        for link in self.links:
-            if link.node is not None:
-                link.segment = link.node.segment_at(link.entry_layer)
+            node.start()
+        self.single_entry = len(self.entry_links) == 1
+        for node in self.nodes:
+            node.only_link = node.out_links[0] if len(node.out_links) == 1 else None
+        self.policy: SchedulerPolicy = make_policy(spec.scheduler.policy, spec.scheduler.options, self, spec.seed)
+        watched = self.policy.observes_hops or spec.log_level is LogLevel.HOPS
+        self.network = VirtualNetwork(env, self._transfer_sent if watched else None)
+        self.transmit = self.network.transmit
+
+    def _transfer_sent(self, transfer: Transfer) -> None:
+        if self.policy.observes_hops:
+            self.policy.transfer_sent(transfer)
+        if self.spec.log_level is LogLevel.HOPS:
+            self.log.transfer(self.env.now, transfer)
+
+    # -- construction --------------------------------------------------------------------------
+
+    def _make_cards(self) -> None:
+        cluster = self.spec.cluster
+        self._sending = {COORDINATOR: NicClock(cluster.coordinator.nic_out_bytes_per_s)}
+        self._receiving = {COORDINATOR: NicClock(cluster.coordinator.nic_in_bytes_per_s)}
+        for node in cluster.nodes:
+            self._sending[node.name] = NicClock(node.nic_out_bytes_per_s)
+            self._receiving[node.name] = NicClock(node.nic_in_bytes_per_s)
+
+    def make_node(self, name: str, held: LayerRange) -> GpuNode:
+        """A node on machine ``name`` that holds ``held``; it serves once it is routed to and started."""
+        machine = self.spec.cluster.node(name)
+        profile = self.spec.profiles[machine.machine_type]
+        capacity = machine.kv_capacity_layer_tokens
+        if capacity is None or held != self.spec.placement.ranges.get(name):
+            capacity = profile.kv_capacity_layer_tokens(len(held))
+        node = GpuNode(self, self._nodes_made, name, held, profile, capacity)
+        self._nodes_made += 1
+        before = self.latest.get(name)
+        if before is not None:
+            node.inherit(before)
+        self.latest[name] = node
+        return node
+
+    def wire(self, source: str, target: str) -> Wire | None:
+        """What carries messages from ``source`` to ``target``; ``None`` where the cluster has no link."""
+        known = self._wires.get((source, target))
+        if known is not None:
+            return known
+        link = self.spec.cluster.link(source, target)
+        if link is None:
+            return None
+        shares = self.spec.sharing is LinkSharing.SHARES
+        clock = LinkClock(link.bandwidth_bytes_per_s, link.latency_s, None if shares else self._sending[source])
+        wire = Wire(source, target, clock, None if shares else self._receiving[target])
+        self._wires[source, target] = wire
+        return wire
+
+    def used_wires(self) -> list[Wire]:
+        """Wires over which requests go or went, in order of first use."""
+        return list(self._wires.values())
+
+    def _connect(self, pairs: list[Pair], nodes: Mapping[str, GpuNode]) -> None:
+        """Make ``links`` those over ``pairs``, keeping links between nodes that had one, and cut the nodes' layers."""
+        spec = self.spec
+        rates = shared_rates(spec, pairs, self.flow) if spec.sharing is LinkSharing.SHARES else {}
+        known, self._known_links = self._known_links, {}
+        self.links: list[EmulatedLink] = []
+        for node in nodes.values():
+            node.out_links = []
+        for pair in pairs:
+            source, target = nodes.get(pair[0]), nodes.get(pair[1])
+            link = known.get(pair)
+            if link is None or link.source is not source or link.node is not target:
+                link = self._make_link(pair, source, target)
+            if pair in rates:
+                link.clock.bytes_per_s = rates[pair]
+            if source is not None:
+                source.out_links.append(link)
+            if target is not None:
+                link.segment = target.enter_at(link.entry_layer)
+            self._known_links[pair] = link
+            self.links.append(link)
+        self.entry_links = [link for link in self.links if link.source is None]
+
+    def _make_link(self, pair: Pair, source: GpuNode | None, target: GpuNode | None) -> EmulatedLink:
+        wire = self.wire(*pair)
+        assert wire is not None, "usable pairs are linked"
+        link = EmulatedLink(
+            self._links_made,
+            source,
+            target,
+            0 if source is None else source.held.stop,
+            wire,
+            self.spec.model.token_bytes if COORDINATOR in pair else self.spec.model.hop_bytes,
+        )
+        self._links_made += 1
+        link.deliver = self.coordinator.receive if target is None else target.receive
+        return link
+
+    def _solve(self, nodes: Sequence[GpuNode], pairs: list[Pair], slowdown: Mapping[str, float]) -> MaxFlow:
+        return solve_flow(
+            self.spec,
+            self._throughput,
+            Placement({node.name: node.held for node in nodes}),
+            pairs,
+            {node.name: node.kv_capacity / len(node.held) for node in nodes},
+            balance=self._follows_flow,
+            slowdown=slowdown,
+        )
+
+    # -- changes -------------------------------------------------------------------------------
+
+    def rewire(
+        self,
+        serving: Sequence[GpuNode],
+        *,
+        closed: Sequence[GpuNode] = (),
+        blocked: Collection[Pair] = (),
+        slowdown: Mapping[str, float] | None = None,
+        solve: bool = True,
+    ) -> None:
+        """Route new requests over ``serving`` nodes from now on; requests under way keep their pipelines.
+
+        Args:
+            serving: Nodes that may get requests, in file order.
+            closed: Nodes that finish what they have.
+            blocked: Pairs that must not be used.
+            slowdown: Machine -> factor on its compute time, where it counts in the flow.
+            solve: Whether to solve the max flow anew; if not, links keep the flow that they have.
+        """
+        nodes = {node.name: node for node in (*serving, *closed)}
+        placement = Placement({name: node.held for name, node in nodes.items()})
+        closed_names = dict.fromkeys(node.name for node in closed)
+        pairs = serving_pairs(self.spec, placement, closed=closed_names, blocked=blocked)
+        flow_pairs = [pair for pair in pairs if pair[0] not in closed_names]
+        if not flow_pairs:
+            self.flow = NO_FLOW
+        elif solve or not self.flow.link_flow:
+            self.flow = self._solve(serving, flow_pairs, slowdown or {})
+        self.can_serve = bool(flow_pairs) and self.flow.tokens_per_s > 0
+        self.nodes = [node for node in serving if self.can_serve]
+        self._connect(pairs, nodes)
+        self.single_entry = False
+        for node in nodes.values():
+            node.only_link = None
+        self.pipelines.forget_all_but(self.links)
+        if self.can_serve:
+            before = self.policy
+            self.policy = make_policy(self.spec.scheduler.policy, self.spec.scheduler.options, self, self.spec.seed)
+            self.policy.take_over(before)
 
     # -- questions -----------------------------------------------------------------------------
 
     def flow_of(self, link: EmulatedLink) -> float:
         """Max flow over a link, in tokens/s."""
-        source = COORDINATOR if link.source is None else link.source.name
-        target = COORDINATOR if link.node is None else link.node.name
-        return self.flow.link_flow.get((source, target), 0.0)
+        return self.flow.link_flow.get((link.wire.source, link.wire.target), 0.0)
 
     def why_impossible(self, prompt_tokens: int) -> str:
         """Why nobody could ever take a prompt of this length; empty when somebody could."""
@@ -265,18 +280,3 @@ class ClusterState:
             )
         if not open_requests and any(node.kv_used for node in self.nodes):
             raise SimulationError("KV entries are left although no request is; this is a defect")
-
-
-def reachable(start: str, pairs: list[tuple[str, str]]) -> dict[str, None]:
-    """Names that can be reached from ``start`` along ``pairs``; ``start`` itself is in it."""
-    following: dict[str, list[str]] = {}
-    for source, target in pairs:
-        following.setdefault(source, []).append(target)
-    seen: dict[str, None] = {start: None}
-    frontier = [start]
-    while frontier:
-        for target in following.get(frontier.pop(), []):
-            if target not in seen:
-                seen[target] = None
-                frontier.append(target)
-    return seen

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emulator.links import Transfer
-    from emulator.node import GpuNode, Segment
+    from emulator.node import GpuNode
     from emulator.requests import Request
+    from placement.layers import LayerRange
 
 _CHUNK_LINES = 4096
 
@@ -86,15 +87,15 @@ class EventLog:
         self,
         at_s: float,
         node: GpuNode,
-        segment: Segment,
+        layers: LayerRange,
         duration_s: float,
         prompts: int,
         prompt_tokens: int,
         decodes: int,
     ) -> None:
-        """A batch has left a segment."""
+        """A batch has run ``layers``."""
         self._write(
-            f'{{"t":{at_s:.9f},"event":"batch","node":{json.dumps(node.name)},"layers":[{segment.held.start},{segment.held.stop}],'
+            f'{{"t":{at_s:.9f},"event":"batch","node":{json.dumps(node.name)},"layers":[{layers.start},{layers.stop}],'
             f'"duration_s":{duration_s:.9f},"prompts":{prompts},"prompt_tokens":{prompt_tokens},"decodes":{decodes},'
             f'"kv_used":{node.kv_used}}}\n'
         )

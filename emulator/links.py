@@ -20,66 +20,89 @@ CARD_BLOCK_S = 0.001
 their own time: until then it is free for other links."""
 
 
-class EmulatedLink:
-    """One direction between two machines that work can use.
+class Wire:
+    """One direction between two machines. All links over it, whatever layer they enter at, share its clock.
 
     Attributes:
-        index: Position in the cluster's link order.
-        name: ``source->target``.
-        source: Sending node; ``None`` for the coordinator.
-        node: Receiving node; ``None`` for the coordinator.
-        entry_layer: First layer to run at the receiver.
-        segment: Where arrivals queue at the receiver.
+        source: Sending machine, or the coordinator.
+        target: Receiving machine, or the coordinator.
         clock: Its virtual clock.
         receiving_nic: Receiver's card, when cards are shared first come, first served.
-        bytes_per_token: Bytes that one token costs here.
-        bytes_sent: Bytes handed over in the window.
+        bytes_sent: Bytes of messages handed over in the window.
         messages: Messages handed over in the window.
     """
 
-    __slots__ = (
-        "bytes_per_token",
-        "bytes_sent",
-        "clock",
-        "deliver",
-        "entry_layer",
-        "index",
-        "messages",
-        "name",
-        "node",
-        "receiving_nic",
-        "segment",
-        "source",
-    )
+    __slots__ = ("bytes_sent", "clock", "messages", "receiving_nic", "source", "target")
 
-    def __init__(
-        self,
-        index: int,
-        name: str,
-        source: GpuNode | None,
-        node: GpuNode | None,
-        entry_layer: int,
-        clock: LinkClock,
-        bytes_per_token: float,
-        receiving_nic: NicClock | None,
-    ) -> None:
-        self.index = index
-        self.name = name
+    def __init__(self, source: str, target: str, clock: LinkClock, receiving_nic: NicClock | None) -> None:
         self.source = source
-        self.node = node
-        self.entry_layer = entry_layer
-        self.segment: Segment | None = None
+        self.target = target
         self.clock = clock
         self.receiving_nic = receiving_nic
-        self.bytes_per_token = bytes_per_token
         self.bytes_sent = 0.0
         self.messages = 0
-        self.deliver: Callable[[Any], None]
+
+    @property
+    def name(self) -> str:
+        """``source->target``."""
+        return f"{self.source}->{self.target}"
 
     def start_window(self) -> None:
         """Forget what was measured so far."""
         self.bytes_sent = 0.0
         self.messages = 0
+
+
+class EmulatedLink:
+    """A way from one machine's layers to those of the next, over a wire.
+
+    Attributes:
+        index: Running number; links are made in the cluster's link order.
+        name: ``source->target``.
+        source: Sending node; ``None`` for the coordinator.
+        node: Receiving node; ``None`` for the coordinator.
+        entry_layer: First layer to run at the receiver.
+        segment: Where arrivals queue at the receiver.
+        wire: What carries it.
+        clock: The wire's clock.
+        receiving_nic: The wire's receiving card.
+        bytes_per_token: Bytes that one token costs here.
+    """
+
+    __slots__ = (
+        "bytes_per_token",
+        "clock",
+        "deliver",
+        "entry_layer",
+        "index",
+        "name",
+        "node",
+        "receiving_nic",
+        "segment",
+        "source",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        source: GpuNode | None,
+        node: GpuNode | None,
+        entry_layer: int,
+        wire: Wire,
+        bytes_per_token: float,
+    ) -> None:
+        self.index = index
+        self.name = wire.name
+        self.source = source
+        self.node = node
+        self.entry_layer = entry_layer
+        self.segment: Segment | None = None
+        self.wire = wire
+        self.clock = wire.clock
+        self.receiving_nic = wire.receiving_nic
+        self.bytes_per_token = bytes_per_token
+        self.deliver: Callable[[Any], None]
 
     def pass_card(self, transfer: Transfer) -> None:
         """Lead ``transfer``, whose first message arrives now, through the receiver's card, if that is shared."""
@@ -143,10 +166,16 @@ class Transfer(Event):
 
 
 class VirtualNetwork:
-    """Carries transfers over virtual clocks."""
+    """Carries transfers over virtual clocks.
 
-    def __init__(self, env: VirtualEnvironment) -> None:
+    Args:
+        env: The event core.
+        watch: Gets every transfer as it is handed to its wire.
+    """
+
+    def __init__(self, env: VirtualEnvironment, watch: Callable[[Transfer], None] | None = None) -> None:
         self._env = env
+        self._watch = watch
 
     def transmit(
         self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int
@@ -170,8 +199,11 @@ class VirtualNetwork:
             times = [send(ready_s, size * item.tokens) for item in items]
         else:
             times = link.clock.send_run(ready_s, size, count)
-        link.bytes_sent += size * tokens
-        link.messages += count
+        wire = link.wire
+        wire.bytes_sent += size * tokens
+        wire.messages += count
         transfer = Transfer(self._env, link, items, times, prefills, tokens)
         self._env.push(transfer, times[0])
+        if self._watch is not None:
+            self._watch(transfer)
         return transfer

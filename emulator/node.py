@@ -46,6 +46,12 @@ class Segment:
         self.prefills = 0
         self.pending: list[Transfer] = []
 
+    def end_at(self, layer: int) -> None:
+        """Leave the layers from ``layer`` on to another segment."""
+        self.held = LayerRange(self.held.start, layer)
+        self.layers = len(self.held)
+        self.last = False
+
 
 class GpuNode:
     """A node that holds a layer range.
@@ -101,9 +107,11 @@ class GpuNode:
         self._activation_bytes = state.spec.model.activation_bytes
         self._concat_rate = state.spec.host_cost.concat_bytes_per_s
         self._transfer_rate = state.spec.host_cost.transfer_bytes_per_s
-        self.segments: list[Segment] = []
+        self.highest_kv_use_before = 0.0
+        self.segments = [Segment(0, held, pays_host_cost=True, last=True)]
         self._current = 0
         self._running: list[Attempt] = []
+        self._running_from = held.start
         self._began_s = 0.0
         self._arrived_tokens = 0
         self._wake: Event | None = None
@@ -111,25 +119,44 @@ class GpuNode:
         self.waits_for_kv = False
         self._look_again = False
 
-    def open(self, entries: set[int]) -> None:
-        """Cut the held layers at the given entry layers and start serving."""
-        starts = sorted(entries | {self.held.start})
-        stops = [*starts[1:], self.held.stop]
-        self.segments = [
-            Segment(
-                index,
-                LayerRange(start, stop),
-                pays_host_cost=start == self.held.start,
-                last=stop == self.held.stop,
-            )
-            for index, (start, stop) in enumerate(zip(starts, stops, strict=True))
-        ]
+    def start(self) -> None:
+        """Start serving."""
         self._current = len(self.segments) - 1
-        self.only_link = self.out_links[0] if len(self.out_links) == 1 else None
         self._env.process(self._serve())
+
+    def enter_at(self, layer: int) -> Segment:
+        """The segment that begins with ``layer``, which requests may enter at; it is cut out of another if need be.
+
+        A batch under way runs to the end of the segment that it began with.
+        """
+        for position, segment in enumerate(self.segments):
+            held = segment.held
+            if held.start == layer:
+                return segment
+            if layer in held:
+                rest = Segment(position + 1, LayerRange(layer, held.stop), pays_host_cost=False, last=segment.last)
+                segment.end_at(layer)
+                self.segments.insert(position + 1, rest)
+                for later in self.segments[position + 2 :]:
+                    later.index += 1
+                # The round goes on behind what ran last, and that is the rest's last layer now.
+                self._current += self._current >= position
+                return rest
+        raise KeyError(f"{self.name} holds {self.held}, not layer {layer}")
+
+    def inherit(self, before: GpuNode) -> None:
+        """Go on with the figures of the node that ran on this machine before."""
+        self.busy_s, self.batches, self.batched = before.busy_s, before.batches, before.batched
+        self.highest_kv_use_before = before.highest_kv_use
+
+    @property
+    def highest_kv_use(self) -> float:
+        """Greatest share of KV capacity in use in the window, on this machine."""
+        return max(self.highest_kv_use_before, self.kv_peak / self.kv_capacity)
 
     def start_window(self) -> None:
         """Forget what was measured so far; of a batch under way only the rest counts."""
+        self.highest_kv_use_before = 0.0
         self.busy_s = self._began_s - self._env.now if self._running else 0.0
         self.batches = self.batched = 0
         self.kv_peak = self.kv_used
@@ -137,10 +164,6 @@ class GpuNode:
     def busy_until_now_s(self) -> float:
         """Compute time in the window, that of a batch under way included."""
         return self.busy_s + (self._env.now - self._began_s if self._running else 0.0)
-
-    def segment_at(self, layer: int) -> Segment:
-        """The segment that begins with ``layer``."""
-        return next(segment for segment in self.segments if segment.held.start == layer)
 
     def entry_of(self, attempt: Attempt) -> int:
         """First layer that ``attempt`` runs here."""
@@ -163,7 +186,7 @@ class GpuNode:
     def _layers_done(self, attempt: Attempt, layers: LayerRange) -> int:
         """Layers that ``attempt`` has run here in this iteration, while it is still here."""
         if attempt in self._running:
-            return self.segments[self._current].held.start - layers.start
+            return self._running_from - layers.start
         for segment in self.segments:
             if attempt in segment.ready:
                 return max(0, segment.held.start - layers.start)
@@ -272,11 +295,10 @@ class GpuNode:
     def _serve(self) -> Generator[Event, Any, None]:
         env = self._env
         segments = self.segments
-        single = segments[0] if len(segments) == 1 else None
         while True:
             now = env.now
-            if single is not None:
-                segment = single
+            if len(segments) == 1:
+                segment = segments[0]
                 if segment.pending:
                     self._collect(segment, now)
                 batch = self._take(segment) if segment.ready else None
@@ -293,7 +315,10 @@ class GpuNode:
             items, prompts, prompt_tokens, decodes = batch
             tokens = prompt_tokens + decodes
             end, last_layer = self._end_of(segment, now, prompt_tokens, decodes)
+            # The segment may be cut while the batch runs; the batch goes on to the segment's old end.
+            held, layers, last = segment.held, segment.layers, segment.last
             self._running = items
+            self._running_from = held.start
             self._began_s = now
             yield env.trigger_late(Event(env), end, last_layer)
             self._running = []
@@ -303,13 +328,13 @@ class GpuNode:
             self.batched += len(items)
             if self._state.dead:
                 items, prompts, tokens = self._drop_dead(items)
-            self.kv_used += segment.layers * tokens
+            self.kv_used += layers * tokens
             if self.kv_used > self.kv_peak:
                 self.kv_peak = self.kv_used
             if self._state.log_batches:
-                self._state.log.batch(env.now, self, segment, duration, prompts, prompt_tokens, decodes)
-            if not segment.last:
-                following = segments[segment.index + 1]
+                self._state.log.batch(env.now, self, held, duration, prompts, prompt_tokens, decodes)
+            if not last:
+                following = self.enter_at(held.stop)
                 if following.pending:
                     self._collect(following, env.now)
                 following.ready += items
@@ -384,11 +409,11 @@ class GpuNode:
     def _relieved(self, segment: Segment, batch: Batch) -> Batch | None:
         """What can run now of a batch that would overflow the KV cache."""
         pressure = self._state.kv_pressure
-        changes, current = pressure.changes, self._current
+        changes = pressure.changes
         # So that a victim's entries are found, which depend on the segment that it is at.
-        self._running, self._current = batch[0], segment.index
+        self._running, self._running_from = batch[0], segment.held.start
         relieved = pressure.relieve(self, segment, batch)
-        self._running, self._current = [], current
+        self._running = []
         if relieved is None and pressure.changes > changes:
             # Others may be able to run now, and nobody would wake the node for them.
             self._look_again = True

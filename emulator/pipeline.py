@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from placement.layers import LayerRange
@@ -61,3 +61,8 @@ class PipelineBook:
         if pipeline is None:
             pipeline = self._known[key] = Pipeline(links)
         return pipeline
+
+    def forget_all_but(self, links: Iterable[EmulatedLink]) -> None:
+        """Forget pipelines over any other link; requests that are on one keep it."""
+        kept = {link.index for link in links}
+        self._known = {key: pipeline for key, pipeline in self._known.items() if kept.issuperset(key)}

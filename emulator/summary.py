@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator.cluster import ClusterState
+from emulator.node import GpuNode
 from emulator.requests import Outcome
 
 SUMMARY_VERSION = 1
@@ -59,15 +60,15 @@ def summarise(state: ClusterState, *, wall_s: float, cpu_s: float, interrupted: 
             }
             for edge in flow.min_cut
         ],
-        "nodes": {node.name: _node_figures(state, node.index, per_s) for node in state.nodes},
+        "nodes": {node.name: _node_figures(state, node, per_s) for node in state.latest.values()},
         "links": {
-            link.name: {
-                "bytes": link.bytes_sent,
-                "messages": link.messages,
+            wire.name: {
+                "bytes": wire.bytes_sent,
+                "messages": wire.messages,
                 # What was handed over late in the window may still wait for its turn at the end.
-                "utilisation": min(1.0, link.bytes_sent / link.clock.bytes_per_s * per_s),
+                "utilisation": min(1.0, wire.bytes_sent / wire.clock.bytes_per_s * per_s),
             }
-            for link in state.links
+            for wire in state.used_wires()
         },
         "wall_s": wall_s,
         "cpu_s": cpu_s,
@@ -82,12 +83,11 @@ def summarise(state: ClusterState, *, wall_s: float, cpu_s: float, interrupted: 
     return summary
 
 
-def _node_figures(state: ClusterState, index: int, per_s: float) -> dict[str, Any]:
-    node = state.nodes[index]
+def _node_figures(state: ClusterState, node: GpuNode, per_s: float) -> dict[str, Any]:
     return {
         "layers": [node.held.start, node.held.stop],
         "utilisation": node.busy_until_now_s() * per_s,
-        "kv_peak": node.kv_peak / node.kv_capacity,
+        "kv_peak": node.highest_kv_use,
         "kv_capacity_layer_tokens": node.kv_capacity,
         "batches": node.batches,
         "mean_batch": node.batched / node.batches if node.batches else 0.0,

@@ -153,6 +153,21 @@ def build_flow_graph(
     return FlowGraph(tuple(vertices), tuple(names), tuple(edges))
 
 
+def usable_links(
+    cluster: Cluster, placement: Placement, layers: int, *, partial_inference: bool = True
+) -> list[tuple[str, str]]:
+    """All linked ``(source, target)`` pairs whose layer ranges fit, in the order of :meth:`Cluster.pairs`.
+
+    Args:
+        cluster: Nodes and network.
+        placement: Layers of each node; those it does not name are left out.
+        layers: Layers in the model.
+        partial_inference: Whether a request may enter a node past its first layer.
+    """
+    names = [node.name for node in cluster.nodes if node.name in placement]
+    return _ordered_pairs(cluster, _candidates(names, placement, layers, partial_inference), None)
+
+
 def _candidates(
     names: list[str], placement: Placement, layers: int, partial_inference: bool
 ) -> dict[tuple[str, str], None]:

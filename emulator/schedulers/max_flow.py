@@ -26,9 +26,9 @@ class KvExpectation:
 
     def __init__(self, state: ClusterState, output_ratio: float, high_water_mark: float) -> None:
         self._extra = AVERAGE_OUTPUT_TOKENS * output_ratio
-        self._nodes = state.nodes
-        self._free = [float(node.kv_capacity) for node in state.nodes]
-        self._reserve = [(1 - high_water_mark) * node.kv_capacity for node in state.nodes]
+        self._nodes = {node.index: node for node in state.nodes}
+        self._free = {node.index: float(node.kv_capacity) for node in state.nodes}
+        self._reserve = {node.index: (1 - high_water_mark) * node.kv_capacity for node in state.nodes}
         self._capacity_at = [0.0] * state.model_layers
         for node in state.nodes:
             for layer in range(node.held.start, node.held.stop):
@@ -54,15 +54,16 @@ class KvExpectation:
         return self._free[index] >= self._nodes[index].kv_capacity
 
     def take(self, pipeline: Pipeline, expected: int) -> None:
-        """Count a request on its stages; give a negative figure to release it."""
+        """Count a request on its stages, or, with a negative figure, release it; only nodes in use have a count."""
         for node, layers in pipeline.stages:
-            self._free[node.index] -= expected * len(layers)
+            if node.index in self._free:
+                self._free[node.index] -= expected * len(layers)
 
     def bottleneck(self) -> float:
         """Greatest share in use over all layers, each layer's holders taken together."""
         free_at = [0.0] * len(self._capacity_at)
-        for node, free in zip(self._nodes, self._free, strict=True):
-            share = free / len(node.held)
+        for index, node in self._nodes.items():
+            share = self._free[index] / len(node.held)
             for layer in range(node.held.start, node.held.stop):
                 free_at[layer] += share
         return max(1 - free / capacity for free, capacity in zip(free_at, self._capacity_at, strict=True))
@@ -97,6 +98,7 @@ class MaxFlowPolicy(SchedulerPolicy):
 
     name = "max-flow"
     counts_decodes = True
+    follows_flow = True
     default_options: ClassVar[Mapping[str, float]] = {
         "expected_kv_high_water_mark": 0.9,
         "expected_output_ratio": 0.6,
@@ -113,15 +115,19 @@ class MaxFlowPolicy(SchedulerPolicy):
         self._kv = KvExpectation(state, require_option(self, "expected_output_ratio", 0, math.inf), mark)
         share = require_option(self, "minimum_flow_share", 0, 1)
         self._entry = Wheel(state.entry_links, [state.flow_of(link) for link in state.entry_links], share)
-        self._wheels = [
-            Wheel(node.out_links, [state.flow_of(link) for link in node.out_links], share) for node in state.nodes
-        ]
+        self._wheels = {
+            node.index: Wheel(node.out_links, [state.flow_of(link) for link in node.out_links], share)
+            for node in state.nodes
+        }
         self._place: dict[int, tuple[Wheel, int]] = {}
-        for wheel in (self._entry, *self._wheels):
+        for wheel in (self._entry, *self._wheels.values()):
             for position, link in enumerate(wheel.links):
                 self._place[link.index] = (wheel, position)
         self._contested = {
-            link.index for wheel in (self._entry, *self._wheels) if len(wheel.links) > 1 for link in wheel.links
+            link.index
+            for wheel in (self._entry, *self._wheels.values())
+            if len(wheel.links) > 1
+            for link in wheel.links
         }
         self._expected: dict[Attempt, int] = {}
         self._used: dict[Pipeline, None] = {}
@@ -214,6 +220,25 @@ class MaxFlowPolicy(SchedulerPolicy):
         """Release the expected KV entries."""
         assert attempt.pipeline is not None
         self._kv.take(attempt.pipeline, -self._expected.pop(attempt))
+
+    def take_over(self, before: SchedulerPolicy) -> None:
+        """Expect what is in flight, and go on with the loads where the same links are to choose from.
+
+        Where they are not, all links start level: a new link beside one that has long been loaded would otherwise get
+        everything until it has caught up.
+        """
+        assert isinstance(before, MaxFlowPolicy)
+        before._charge_decodes()
+        for attempt, expected in before._expected.items():
+            assert attempt.pipeline is not None
+            self._expected[attempt] = expected
+            self._kv.take(attempt.pipeline, expected)
+            if all(link.index in self._place for link in attempt.pipeline.links):
+                self._used[attempt.pipeline] = None
+        for index, wheel in ((-1, self._entry), *self._wheels.items()):
+            old = before._entry if index < 0 else before._wheels.get(index)
+            if old is not None and old.links == wheel.links and old.flows == wheel.flows:
+                wheel.loads = list(old.loads)
 
     def kv_bottleneck(self) -> float:
         """Expected KV use of the fullest layer."""

@@ -24,6 +24,7 @@ class SchedulerPolicy(ABC):
         name: Name in scenarios.
         per_hop: The prefill's next link is chosen as it leaves each node, by :meth:`next_link`.
         observes_hops: :meth:`transfer_sent` and :meth:`stage_left` want to know of every hop.
+        follows_flow: It routes by the max flow, so that it matters which of several max flows is taken.
         counts_decodes: Pipelines count the decode iterations issued on them in ``decodes_issued``.
         default_options: Known options and their defaults; all are numbers.
         longest_prompt: Longest prompt that it would admit to an idle cluster; ``None`` when it refuses nobody.
@@ -32,6 +33,7 @@ class SchedulerPolicy(ABC):
     name: ClassVar[str] = "own"
     per_hop: ClassVar[bool] = False
     observes_hops: ClassVar[bool] = False
+    follows_flow: ClassVar[bool] = True
     counts_decodes: ClassVar[bool] = False
     default_options: ClassVar[Mapping[str, float]] = {}
 
@@ -61,6 +63,13 @@ class SchedulerPolicy(ABC):
         """``attempt`` finished or was given up."""
         return
 
+    def take_over(self, before: SchedulerPolicy) -> None:
+        """Nodes or links have changed and this policy was made for the new ones: take what ``before`` still knows.
+
+        ``before`` is of the same class, and every attempt that it admitted and that has not been closed is now here.
+        """
+        return
+
     def kv_bottleneck(self) -> float | None:
         """Share of KV capacity in use at the fullest layer, as the policy expects it; ``None`` if it does not."""
         return None
@@ -70,6 +79,7 @@ class PerHopPolicy(SchedulerPolicy):
     """Base of policies that choose one link at a time."""
 
     per_hop = True
+    follows_flow = False
 
     @abstractmethod
     def choose(self, links: list[EmulatedLink], now_s: float) -> EmulatedLink:

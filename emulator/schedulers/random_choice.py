@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from emulator.randomness import generator
-from emulator.schedulers.policy import PerHopPolicy
+from emulator.schedulers.policy import PerHopPolicy, SchedulerPolicy
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
@@ -21,6 +21,11 @@ class RandomPolicy(PerHopPolicy):
     def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:
         super().__init__(state, options, seed)
         self._rng = generator(seed, "scheduler/random")
+
+    def take_over(self, before: SchedulerPolicy) -> None:
+        """Go on with the same stream of draws."""
+        assert isinstance(before, RandomPolicy)
+        self._rng = before._rng
 
     def choose(self, links: list[EmulatedLink], now_s: float) -> EmulatedLink:
         """A random free link."""

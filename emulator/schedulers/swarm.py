@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from emulator.schedulers.policy import PerHopPolicy, require_option
+from emulator.schedulers.policy import PerHopPolicy, SchedulerPolicy, require_option
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
@@ -71,6 +71,12 @@ class SwarmPolicy(PerHopPolicy):
             if entry is not None:
                 index, start = entry
                 average[index] = smoothing * (now_s - start) + (1 - smoothing) * average[index]
+
+    def take_over(self, before: SchedulerPolicy) -> None:
+        """Keep the averages of links that are still there, and when what is under way was sent."""
+        assert isinstance(before, SwarmPolicy)
+        self._average.update((index, value) for index, value in before._average.items() if index in self._average)
+        self._sent = {item: sent for item, sent in before._sent.items() if sent[0] in self._average}
 
     def closed(self, attempt: Attempt) -> None:
         """Forget an attempt that was given up on its way."""

@@ -142,7 +142,7 @@ def test_nothing_is_sent_after_the_last_token() -> None:
     emulation = Emulation(toy_spec(workload=arrivals((0.0, 100, 3))))
     emulation.run()
     # A prefill and two decodes, there and back.
-    assert [link.messages for link in emulation.state.links] == [3, 3]
+    assert [link.wire.messages for link in emulation.state.links] == [3, 3]
 
 
 # -- the window --------------------------------------------------------------------------------

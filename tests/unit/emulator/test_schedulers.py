@@ -146,11 +146,13 @@ def test_a_dead_end_leaves_loads_and_expectations_as_they_were() -> None:
     policy = max_flow_policy(emulation)
     assert admit(emulation, prompt=20) is not None
     assert admit(emulation, prompt=20) is not None
-    loads = [list(wheel.loads) for wheel in (policy._entry, *policy._wheels)]
+    loads = [list(wheel.loads) for wheel in (policy._entry, *policy._wheels.values())]
     bottleneck = policy.kv_bottleneck()
     # It would go by a, which has room, and then finds none at z.
     assert admit(emulation, prompt=7) is None
-    assert [list(wheel.loads) for wheel in (policy._entry, *policy._wheels)] == [pytest.approx(row) for row in loads]
+    assert [list(wheel.loads) for wheel in (policy._entry, *policy._wheels.values())] == [
+        pytest.approx(row) for row in loads
+    ]
     assert policy.kv_bottleneck() == bottleneck
 
 
@@ -273,7 +275,7 @@ def test_decodes_keep_the_route_of_their_prefill(policy: str) -> None:
     emulation.state.coordinator.on_token = on_token
     emulation.run()
     assert len(set(routes.values())) == 4
-    sent = {link.name: link.messages for link in emulation.state.links}
+    sent = {link.name: link.wire.messages for link in emulation.state.links}
     assert sent["coordinator->a"] == pytest.approx(sent["a->y"] + sent["a->z"], abs=6)
 
 
