@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from emulator.churn.spec import ChurnSpec
 from emulator.errors import SimulationError
 from emulator.warm_start import WarmStart
 from emulator.workload import Workload
@@ -125,6 +126,7 @@ class EmulationSpec:
         slo: Latency objectives.
         log_level: How much the event log tells.
         warm_start: Begin with requests in flight instead of an empty cluster.
+        churn: What goes wrong when, and what is done about it; without it nothing can change.
         drain: After ``duration_s``, issue nothing new but go on, and measure, until requests in flight are done.
     """
 
@@ -148,6 +150,7 @@ class EmulationSpec:
     slo: Slo = field(default_factory=Slo)
     log_level: LogLevel = LogLevel.REQUESTS
     warm_start: WarmStart | None = None
+    churn: ChurnSpec | None = None
     drain: bool = False
 
     def __post_init__(self) -> None:
