@@ -163,6 +163,21 @@ class Cluster:
         kept = {pair: link for pair in pairs if (link := self.link(*pair)) is not None}
         return Cluster(name=self.name, nodes=self.nodes, coordinator=self.coordinator, network=Network(links=kept))
 
+    def without(self, names: Iterable[str]) -> Cluster:
+        """The cluster less some nodes and their links.
+
+        Raises:
+            PlanError: None are left.
+        """
+        gone = frozenset(names)
+        links = {pair: link for pair, link in self.network.links.items() if not gone.intersection(pair)}
+        return Cluster(
+            name=self.name,
+            nodes=tuple(node for node in self.nodes if node.name not in gone),
+            coordinator=self.coordinator,
+            network=Network(links=links, regions=self.network.regions),
+        )
+
     def machine_counts(self) -> dict[str, int]:
         """Nodes per machine type, in file order of first appearance."""
         return dict(Counter(node.machine_type for node in self.nodes))

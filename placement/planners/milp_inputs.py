@@ -11,7 +11,7 @@ from placement.flow import MaxFlow, build_flow_graph, max_flow
 from placement.layers import LayerRange, Placement
 from placement.plan import Problem
 from placement.planners.milp_model import Formulation, Pair
-from placement.planners.split import describe
+from placement.planners.restrictions import require_possible
 
 RangeLike = LayerRange | Sequence[int]
 """A layer range, or its start and stop."""
@@ -43,53 +43,10 @@ def require_solvable(problem: Problem, formulation: Formulation) -> None:
     Raises:
         PlanError: With one sentence per problem; it says what is missing.
     """
-    problems = _wrong_nodes(problem, formulation)
-    if not problems:
-        problems = _too_little_room(problem, formulation) or _no_way(problem, formulation)
+    require_possible(problem, "milp", formulation.pinned, formulation.forbidden)
+    problems = _no_way(problem, formulation)
     if problems:
         raise PlanError(problems)
-
-
-def _wrong_nodes(problem: Problem, formulation: Formulation) -> list[str]:
-    cluster, model = problem.cluster, problem.model
-    problems = [
-        f"milp: {what} node {name} is no node of cluster {cluster.name}; remove it"
-        for what, names in (("pinned", formulation.pinned), ("forbidden", formulation.forbidden))
-        for name in names
-        if name not in cluster
-    ]
-    for name, held in formulation.pinned.items():
-        if name not in cluster:
-            continue
-        most = problem.most_layers(cluster.node(name))
-        if name in formulation.forbidden:
-            problems.append(f"milp: node {name} is both pinned to {held} and forbidden; choose one")
-        if held.stop > model.layers:
-            problems.append(f"milp: node {name} is pinned to {held}, but {model.name} has only {model.layers} layers")
-        if len(held) > most:
-            problems.append(
-                f"milp: node {name} ({cluster.node(name).machine_type}) cannot hold its pinned range {held}: "
-                f"{len(held)} layers, but at most {most} fit; {len(held) - most} layers "
-                f"({(len(held) - most) * model.layer_bytes / 1e9:.1f} GB of weights) are too many"
-            )
-    return problems
-
-
-def _too_little_room(problem: Problem, formulation: Formulation) -> list[str]:
-    model, pinned = problem.model, formulation.pinned
-    held = {layer for one in pinned.values() for layer in range(one.start, one.stop)}
-    free = [node for node in formulation.members(problem) if node.name not in pinned]
-    needed, room = model.layers - len(held), sum(problem.most_layers(node) for node in free)
-    if room >= needed:
-        return []
-    whose = f" that pinned nodes do not hold ({needed} of {model.layers})" if pinned else ""
-    without = f" without {', '.join(formulation.forbidden)}" if formulation.forbidden else ""
-    able = describe(problem, free) if free else "no free nodes"
-    return [
-        f"milp: {model.name} has {needed} layers{whose}, but cluster {problem.cluster.name}{without} holds at most "
-        f"{room} ({able}); {needed - room} layers ({(needed - room) * model.layer_bytes / 1e9:.1f} GB of weights) are "
-        f"missing, so add machines, free some, or take a smaller model"
-    ]
 
 
 def _no_way(problem: Problem, formulation: Formulation) -> list[str]:

@@ -30,6 +30,9 @@ RAISE = 1.0005
 START_SHARES = (1.0, 0.99, 0.98, 0.97, 0.96, 0.94, 0.92)
 START_SWEEPS = 2
 
+HOMEWARD = 0.1
+"""Share of moves that send a node back to where it was, where there is such a place."""
+
 HOTTEST = (0.01, 0.003, 0.03)
 """First temperatures of the rounds of the coverage search, in shares of the target."""
 
@@ -61,6 +64,14 @@ class CoverageSearch:
             [(k - 1, s, s + k) for k in range(1, most + 1) for s in range(self._layers - k + 1)], dtype=np.int64
         )
 
+    def new_layers(self, index: int, held: LayerRange | None) -> Floats:
+        """Layers of each range that a node could draw which ``held`` does not have; shape ``(options,)``."""
+        lengths, starts, stops = self._options[self._kind[index]].T.astype(np.float64)
+        if held is None:
+            return np.asarray(lengths + 1)
+        common = np.minimum(stops, held.stop) - np.maximum(starts, held.start)
+        return np.asarray(lengths + 1 - np.maximum(common, 0))
+
     def start_from(self, ranges: Mapping[str, LayerRange]) -> None:
         """Begin with a placement; other nodes hold nothing."""
         self._held[:] = 0
@@ -87,13 +98,14 @@ class CoverageSearch:
         if stop > start:
             self._cover[start:stop] += sign * self._rates[self._kind[index]][stop - start - 1]
 
-    def step(self, index: int, target: float, temperature: float) -> None:
+    def step(self, index: int, target: float, temperature: float, penalty: Floats | float = 0.0) -> None:
         """Let one node draw a new range.
 
         Args:
             index: Of the node.
             target: F in tokens/s.
             temperature: In shares of the target; 0 takes the best range.
+            penalty: What to take off each range's gain, in tokens/s summed over layers; shape ``(options,)``.
         """
         start, stop = self._held[index]
         self._put(index, start, stop, -1.0)
@@ -102,7 +114,7 @@ class CoverageSearch:
         taken = np.zeros((len(self._rates[kind]), self._layers + 1))
         np.cumsum(np.minimum(need[None, :], self._rates[kind][:, None]), axis=1, out=taken[:, 1:])
         held, starts, stops = self._options[kind].T
-        worth = taken[held, stops] - taken[held, starts]
+        worth = taken[held, stops] - taken[held, starts] - penalty
         noise = self._rng.gumbel(size=len(worth)) * (temperature * target) if temperature > 0 else 0.0
         _, start, stop = self._options[kind][int((worth + noise).argmax())]
         self._put(index, start, stop, 1.0)
@@ -161,16 +173,20 @@ def polish_coverage(progress: Progress, names: Sequence[str], *, sweeps: int) ->
 
 
 class FlowSearch:
-    """Simulated annealing on the exact maximum flow under any network.
+    """Simulated annealing on the exact maximum flow, less what the progress charges, under any network.
 
     Args:
         progress: Holds the best placement; takes better ones.
-        names: Nodes that may hold layers.
+        names: Nodes whose ranges may change.
+        home: Where moves may send nodes back to; those that it does not name may also be left without layers. No such
+            moves when ``None``.
     """
 
-    def __init__(self, progress: Progress, names: Sequence[str]) -> None:
+    def __init__(self, progress: Progress, names: Sequence[str], home: Mapping[str, LayerRange] | None = None) -> None:
         self._progress = progress
+        self._home = home
         self._names = list(names)
+        self._free = frozenset(names)
         self._evaluate = progress.evaluate
         self._layers = progress.problem.model.layers
         self._random = random.Random(f"{progress.problem.seed}/planner/polish")
@@ -183,18 +199,21 @@ class FlowSearch:
             hottest: First temperature, as a share of the flow.
         """
         progress = self._progress
-        ranges, flow = dict(progress.ranges), progress.flow
+        ranges, worth = dict(progress.ranges), progress.worth
         for step in range(steps):
-            if step % 16 == 0 and progress.over:
+            if progress.over:
                 return
             temperature = hottest * progress.flow * (1 - step / steps)
-            least = flow + temperature * math.log(1 - self._random.random())
+            least = worth + temperature * math.log(1 - self._random.random())
             moved = self._move(ranges)
-            if moved is None or self._coverage(moved) < least:
+            if moved is None:
+                continue
+            charge = progress.charge(moved)
+            if self._coverage(moved) - charge < least:
                 continue
             value = progress.offer(moved)
-            if value >= least and value > 0:
-                ranges, flow = moved, value
+            if value - charge >= least and value > 0:
+                ranges, worth = moved, value - charge
 
     def _coverage(self, ranges: Mapping[str, LayerRange]) -> float:
         """Least tokens/s of a layer: an upper bound on the flow."""
@@ -211,8 +230,10 @@ class FlowSearch:
 
     def _move(self, ranges: Mapping[str, LayerRange]) -> dict[str, LayerRange] | None:
         """Another placement near this one; ``None`` where the drawn move is not possible."""
-        draw = self._random.random()
         name = self._random.choice(self._names)
+        if self._home is not None and self._random.random() < HOMEWARD:
+            return self._send_home(ranges, name, self._home)
+        draw = self._random.random()
         held = ranges.get(name)
         if held is None or draw < 0.15:
             start = self._random.randrange(self._layers)
@@ -228,6 +249,15 @@ class FlowSearch:
             return self._with(ranges, {name: (held.start + by, held.stop)})
         return self._with(ranges, {name: (held.start, held.stop + by)})
 
+    def _send_home(
+        self, ranges: Mapping[str, LayerRange], name: str, home: Mapping[str, LayerRange]
+    ) -> dict[str, LayerRange] | None:
+        if ranges.get(name) == home.get(name):
+            return None
+        if name in home:
+            return self._with(ranges, {name: (home[name].start, home[name].stop)})
+        return {one: held for one, held in ranges.items() if one != name}
+
     def _swap(self, ranges: Mapping[str, LayerRange], name: str) -> dict[str, LayerRange] | None:
         other = self._random.choice(self._names)
         mine, theirs = ranges[name], ranges.get(other)
@@ -239,7 +269,9 @@ class FlowSearch:
         """Move the end of a node together with the starts and ends of all that meet it there, or of one of them."""
         at = ranges[name].stop
         by = self._random.choice((-1, 1))
-        others = [one for one, held in ranges.items() if at in (held.start, held.stop) and one != name]
+        others = [
+            one for one, held in ranges.items() if at in (held.start, held.stop) and one != name and one in self._free
+        ]
         if self._random.random() < 0.5 and others:
             others = [self._random.choice(others)]
         moved = {
@@ -254,13 +286,23 @@ class FlowSearch:
     ) -> dict[str, LayerRange] | None:
         result = dict(ranges)
         for name, (start, stop) in moved.items():
+            if start == stop and self._home is not None:
+                del result[name]
+                continue
             if not 0 <= start < stop <= self._layers or stop - start > len(self._evaluate.rates(name)):
                 return None
             result[name] = LayerRange(start, stop)
         return result
 
 
-def polish_flow(progress: Progress, names: Sequence[str], *, steps: int, idle_rounds: int = 2) -> None:
+def polish_flow(
+    progress: Progress,
+    names: Sequence[str],
+    *,
+    steps: int,
+    idle_rounds: int = 2,
+    home: Mapping[str, LayerRange] | None = None,
+) -> None:
     """Anneal on the exact flow in rounds of ``steps`` moves until ``idle_rounds`` in a row bring nothing.
 
     Args:
@@ -268,10 +310,11 @@ def polish_flow(progress: Progress, names: Sequence[str], *, steps: int, idle_ro
         names: Nodes that may hold layers.
         steps: Moves in one round.
         idle_rounds: Rounds without gain after which it ends.
+        home: See :class:`FlowSearch`.
     """
-    search = FlowSearch(progress, names)
+    search = FlowSearch(progress, names, home)
     idle = 0
     while idle < idle_rounds and not progress.over:
-        before = progress.flow
+        before = progress.worth
         search.run(steps, hottest=(0.02, 0.06)[idle % 2])
-        idle = 0 if progress.flow > before * (1 + 1e-9) else idle + 1
+        idle = 0 if progress.worth > before + 1e-9 * progress.flow else idle + 1

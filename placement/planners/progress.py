@@ -82,6 +82,10 @@ def require_linked_room(problem: Problem, planner: str) -> list[str]:
     return [node.name for node in nodes if problem.most_layers(node) > 0]
 
 
+def _free(_: Mapping[str, LayerRange]) -> float:
+    return 0.0
+
+
 class Progress:
     """What one run of a planner knows.
 
@@ -90,16 +94,26 @@ class Progress:
         planner: Name of the planner.
         time_limit_s: Seconds that it has.
         started_s: ``time.perf_counter()`` at its start.
+        charge: Tokens/s to take off a placement's flow when placements are compared, at least 0; nothing when ``None``.
     """
 
-    def __init__(self, problem: Problem, planner: str, time_limit_s: float, started_s: float) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        planner: str,
+        time_limit_s: float,
+        started_s: float,
+        charge: Callable[[Mapping[str, LayerRange]], float] | None = None,
+    ) -> None:
         self.problem = problem
         self.planner = planner
         self.started_s = started_s
+        self.charge = charge or _free
         self.deadline_s = started_s + time_limit_s
         self.evaluate = FastFlow(problem)
         self.ranges: dict[str, LayerRange] = {}
         self.flow = 0.0
+        self.worth = -math.inf
         self.bound = math.inf
         self.trace: list[TracePoint] = []
         self.interrupted = False
@@ -112,7 +126,7 @@ class Progress:
     @property
     def proven(self) -> bool:
         """Whether nothing better than the best so far exists."""
-        return self.flow >= self.bound * (1 - PROVEN)
+        return self.worth >= self.bound * (1 - PROVEN)
 
     @property
     def over(self) -> bool:
@@ -120,10 +134,11 @@ class Progress:
         return self.proven or self.left_s <= 0
 
     def offer(self, ranges: Mapping[str, LayerRange], flow: float | None = None) -> float:
-        """Keep a placement if it is the best so far; returns its exact flow in tokens/s."""
+        """Keep a placement if something flows and it is the best so far; returns its exact flow in tokens/s."""
         value = self.evaluate.value(ranges) if flow is None else flow
-        if value > self.flow:
-            self.flow, self.ranges = value, dict(ranges)
+        worth = value - self.charge(ranges)
+        if value > 0 and worth > self.worth:
+            self.flow, self.worth, self.ranges = value, worth, dict(ranges)
             self._record()
         return value
 
