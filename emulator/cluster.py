@@ -92,6 +92,12 @@ class ClusterState:
         self.network = VirtualNetwork(env, self._transfer_sent if watched else None)
         self.transmit = self.network.transmit
 
+    def carry_by(self, network: VirtualNetwork) -> None:
+        """Let ``network`` carry all transfers from now on."""
+        network.watch = self.network.watch
+        self.network = network
+        self.transmit = network.transmit
+
     def _transfer_sent(self, transfer: Transfer) -> None:
         if self.policy.observes_hops:
             self.policy.transfer_sent(transfer)

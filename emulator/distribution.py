@@ -51,6 +51,10 @@ class Distribution:
         self.smallest = min(self.smallest, float(values.min()))
         self.largest = max(self.largest, float(values.max()))
 
+    def total(self) -> float:
+        """Sum of all samples."""
+        return self._total + sum(self.samples)
+
     def copy(self) -> Distribution:
         """An independent distribution with the same samples."""
         twin = Distribution()

@@ -1,4 +1,4 @@
-"""Runs a spec in virtual time."""
+"""Runs a spec, in virtual time unless told otherwise."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Emulation:
         log_limit_bytes: After this much the sink gets no more.
         on_ended: Gets every request as it ends, and those in flight at the very end.
         on_progress: Called about 200 times.
+        env: Event core; one in virtual time when not given.
     """
 
     def __init__(
@@ -52,16 +53,21 @@ class Emulation:
         log_limit_bytes: int = 1 << 30,
         on_ended: Callable[[Request], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        env: VirtualEnvironment | None = None,
     ) -> None:
         self.spec = spec
-        self.env = VirtualEnvironment()
+        self.env = VirtualEnvironment() if env is None else env
         self.state = ClusterState(spec, self.env, EventLog(log_sink, log_limit_bytes))
+        self._connect()
         self.state.coordinator.on_ended = on_ended
         self._on_ended = on_ended
         self._on_progress = on_progress
         self._feeder = feed(self.state, spec.workload, spec.seed, spec.duration_s)
         if spec.warm_up_s > 0:
             self.env.call_at(spec.warm_up_s, lambda _event: self._start_window())
+
+    def _connect(self) -> None:
+        """Give the cluster another network than that of virtual time, before anything is sent."""
 
     def _start_window(self) -> None:
         self.state.metrics.start_window(self.env.now)
@@ -79,6 +85,10 @@ class Emulation:
                 self._advance()
         except KeyboardInterrupt:
             interrupted = True
+        return self._ended(wall, cpu, interrupted=interrupted)
+
+    def _ended(self, wall: float, cpu: float, *, interrupted: bool) -> dict[str, Any]:
+        """The summary of a run that began at ``wall`` and ``cpu`` by the process's clocks."""
         self.state.check_invariants()
         if self._on_ended is not None:
             for attempt in self.state.coordinator.in_flight():

@@ -175,7 +175,7 @@ class VirtualNetwork:
 
     def __init__(self, env: VirtualEnvironment, watch: Callable[[Transfer], None] | None = None) -> None:
         self._env = env
-        self._watch = watch
+        self.watch = watch
 
     def transmit(
         self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int
@@ -203,7 +203,11 @@ class VirtualNetwork:
         wire.bytes_sent += size * tokens
         wire.messages += count
         transfer = Transfer(self._env, link, items, times, prefills, tokens)
-        self._env.push(transfer, times[0])
-        if self._watch is not None:
-            self._watch(transfer)
+        self.launch(transfer, times[0])
+        if self.watch is not None:
+            self.watch(transfer)
         return transfer
+
+    def launch(self, transfer: Transfer, at_s: float) -> None:
+        """Let ``transfer`` be delivered at ``at_s``."""
+        self._env.push(transfer, at_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from emulator.errors import SimulationError
+from emulator.realtime.emulation import RealTime
+from emulator.realtime.network import TimeMode
 from placement.errors import PlanError
 from placement.planners import KNOWN
 from scenarios.errors import Problem, ScenarioError
@@ -36,6 +39,7 @@ from scenarios.runner import run_scenario
 from scenarios.terminal import print_comparison, print_plans, print_summary, progress_bar
 from scenarios.yaml_text import dump_yaml
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -58,6 +62,13 @@ SetOption = Annotated[
 ]
 
 
+class Clock(StrEnum):
+    """What makes time pass in a run."""
+
+    VIRTUAL = "virtual"
+    REAL = "real"
+
+
 @app.command()
 def run(
     scenario: ScenarioArgument,
@@ -70,8 +81,18 @@ def run(
     json_to: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the summary alone, as JSON; - is the terminal.")
     ] = None,
+    clock: Annotated[Clock, typer.Option(help="virtual: as fast as possible; real: over sockets, by the wall.")] = (
+        Clock.VIRTUAL
+    ),
+    dilation: Annotated[
+        float | None, typer.Option(help="Emulated seconds per second of a real clock; 0.5 is half speed.")
+    ] = None,
+    mode: Annotated[
+        TimeMode | None, typer.Option(help="Real clock: messages count from when they were planned, or observed.")
+    ] = None,
 ) -> None:
-    """Run a scenario in virtual time."""
+    """Run a scenario in virtual time, or over real sockets in real time."""
+    real_time = _real_time(clock, dilation, mode)
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
     _check_writable(json_to)
     console = Console(stderr=json_to is not None)
@@ -79,12 +100,19 @@ def run(
     if target is None and json_to is None:
         target = next_run_directory(Path("runs"), loaded.spec.name)
     with progress_bar(Console(stderr=True), loaded.spec.name, loaded.spec.duration_s) as on_progress:
-        summary = run_scenario(loaded, out=target, on_progress=on_progress)
+        summary = run_scenario(loaded, out=target, on_progress=on_progress, real_time=real_time)
     _write_json(json_to, summary)
     if json_to is None:
         print_summary(console, summary)
     if target is not None:
         console.print(f"results in {target}", highlight=False, soft_wrap=True)
+    if real_time is not None:
+        kept_time = summary["real_time"]
+        if kept_time["warning"]:
+            print(f"warning: {kept_time['warning']}", file=sys.stderr)
+        if kept_time["error"]:
+            print(f"error: {kept_time['error']}; the figures are partial", file=sys.stderr)
+            raise typer.Exit(FAILED)
     if summary["interrupted"]:
         raise typer.Exit(INTERRUPTED)
 
@@ -141,6 +169,16 @@ def plan(
     _write_json(json_to, figures)
     if json_to != "-":
         print_plans(Console(), ranked)
+
+
+def _real_time(clock: Clock, dilation: float | None, mode: TimeMode | None) -> RealTime | None:
+    """How a run goes in real time; ``None`` in virtual time, which knows none of the options."""
+    given: dict[str, Any] = {key: value for key, value in (("dilation", dilation), ("mode", mode)) if value is not None}
+    if clock is Clock.REAL:
+        return RealTime(**given)
+    for key in given:
+        raise typer.BadParameter("only a real clock has it; add --clock real", param_hint=f"--{key}")
+    return None
 
 
 def _check_writable(path: str | None) -> None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from emulator.emulation import Emulation, Progress
+from emulator.realtime.emulation import RealTime, RealTimeEmulation
+from emulator.spec import EmulationSpec
 from scenarios.loader import LoadedScenario
 from scenarios.results import RunDirectory
 
 
 def run_scenario(
-    loaded: LoadedScenario, *, out: Path | None = None, on_progress: Callable[[Progress], None] | None = None
+    loaded: LoadedScenario,
+    *,
+    out: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    real_time: RealTime | None = None,
 ) -> dict[str, Any]:
-    """Run a scenario in virtual time.
+    """Run a scenario.
 
     Args:
         loaded: What to run.
         out: New or empty directory for the results; nothing is written without one.
         on_progress: Called about 200 times.
+        real_time: How it goes in real time; without it the run is in virtual time.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -31,13 +39,19 @@ def run_scenario(
     """
     with ExitStack() as stack:
         directory = None if out is None else stack.enter_context(RunDirectory(out, loaded))
-        emulation = Emulation(
-            loaded.spec,
-            log_sink=None if directory is None else directory.log,
-            on_ended=None if directory is None else directory.request,
-            on_progress=on_progress,
-        )
-        summary = emulation.run()
+        hooks: dict[str, Any] = {
+            "log_sink": None if directory is None else directory.log,
+            "on_ended": None if directory is None else directory.request,
+            "on_progress": on_progress,
+        }
+        if real_time is None:
+            summary = Emulation(loaded.spec, **hooks).run()
+        else:
+            summary = asyncio.run(_in_real_time(loaded.spec, real_time, hooks))
         if directory is not None:
             directory.finish(summary)
     return summary
+
+
+async def _in_real_time(spec: EmulationSpec, real_time: RealTime, hooks: dict[str, Any]) -> dict[str, Any]:
+    return await RealTimeEmulation(spec, real_time=real_time, **hooks).run_on_loop()

@@ -56,6 +56,8 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(_headline(summary))
     console.print(_latencies(summary))
     console.print(_nodes(summary))
+    if "real_time" in summary:
+        console.print(_timing(summary["real_time"]))
 
 
 def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:
@@ -152,6 +154,23 @@ def _latencies(summary: Mapping[str, Any]) -> Table:
     for label, key in _DISTRIBUTIONS:
         figures = summary[key]
         table.add_row(label, *("-" if figures[each] is None else f"{figures[each]:.3f}" for each in _SHOWN))
+    return table
+
+
+def _timing(figures: Mapping[str, Any]) -> Table:
+    """How late things were."""
+    title = f"real time ({figures['mode']}, dilation {figures['dilation']:g})"
+    table = Table(title=title, title_justify="left")
+    for column in ("ms late", "p50", "p95", "p99", "max"):
+        table.add_column(column, justify="left" if column == "ms late" else "right")
+    for label, key in (
+        ("events", "event_lateness_s"),
+        ("messages", "frame_lateness_s"),
+        ("loop", "loop_lag_s"),
+    ):
+        late = figures[key]
+        row = ("-" if late[each] is None else f"{late[each] * 1e3:.2f}" for each in ("p50", "p95", "p99", "max"))
+        table.add_row(label, *row)
     return table
 
 

@@ -1,0 +1,224 @@
+"""Runs a spec on an asyncio loop: at once on a virtual-time loop, in step with the wall clock on another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.emulation import DRAIN_LIMIT_FACTOR, PROGRESS_SLICES, Emulation
+from emulator.errors import SimulationError
+from emulator.realtime.aio_environment import AioEnvironment
+from emulator.realtime.exchange import Exchange, Pair, need_files
+from emulator.realtime.frames import TOKEN_BYTES
+from emulator.realtime.meter import LoopLag, Meter, advice, figures, keeping_up
+from emulator.realtime.network import SocketNetwork, TimeMode
+from emulator.spec import EmulationSpec
+from placement.cluster import COORDINATOR
+
+LEAD_S = 0.05
+"""From the last preparation to emulated time 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealTime:
+    """How a run in real time goes.
+
+    Attributes:
+        dilation: Emulated seconds per second of the wall: 0.5 runs at half speed, an emulated second takes two.
+        mode: Whose time counts.
+    """
+
+    dilation: float = 1.0
+    mode: TimeMode = TimeMode.LOGICAL
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.dilation) and 0.001 <= self.dilation <= 1_000):
+            raise SimulationError(f"dilation is {self.dilation:g}; it must be from 0.001 to 1000, 0.5 being half speed")
+
+
+class AioEmulation(Emulation):
+    """One run whose events are driven by the running asyncio loop; messages travel as in virtual time.
+
+    On a :class:`~emulator.realtime.virtual_loop.VirtualTimeLoop` it ends at once, with the same event log as
+    :class:`~emulator.emulation.Emulation`; other coroutines of the loop can watch and disturb it at set times.
+    """
+
+    env: AioEnvironment
+
+    def __init__(self, spec: EmulationSpec, *, dilation: float = 1.0, **hooks: Any) -> None:
+        super().__init__(spec, env=AioEnvironment(asyncio.get_running_loop(), dilation=dilation), **hooks)
+
+    async def run_on_loop(self) -> dict[str, Any]:
+        """Run to the end and return the summary; Ctrl-C ends early and marks it ``interrupted``."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        reached = await self._advance_on_loop()
+        return self._ended(wall, cpu, interrupted=not reached)
+
+    async def _advance_on_loop(self) -> bool:
+        duration = self.spec.duration_s
+        for part in range(1, PROGRESS_SLICES + 1):
+            if not await self.env.advance(duration * part / PROGRESS_SLICES):
+                return False
+            self._report()
+        if not self.spec.drain:
+            return True
+        coordinator = self.state.coordinator
+        reached = await self.env.advance(duration * DRAIN_LIMIT_FACTOR, stop=lambda: not coordinator.open_requests)
+        self._report()
+        return reached
+
+
+class RealTimeEmulation(AioEmulation):
+    """One run in step with the wall clock, every message's bytes sent over a socket of its own link."""
+
+    def __init__(self, spec: EmulationSpec, *, real_time: RealTime | None = None, **hooks: Any) -> None:
+        self.real_time = real_time or RealTime()
+        loop = asyncio.get_running_loop()
+        self.meter = Meter()
+        self.lag = LoopLag(loop)
+        self.error: str | None = None
+        self.exchange = Exchange(loop, secrets.token_bytes(TOKEN_BYTES), lambda *_: None, self._lost)
+        self._behind_s = self._achieved = 0.0
+        self._sockets: Mapping[str, Any] = {}
+        super().__init__(spec, dilation=self.real_time.dilation, **hooks)
+
+    def _connect(self) -> None:
+        network = SocketNetwork(self.env, self.exchange, self.real_time.mode, self.state.model_layers, self.meter)
+        self.state.carry_by(network)
+
+    async def run_on_loop(self) -> dict[str, Any]:
+        """Run to the end and return the summary.
+
+        Ctrl-C, or a peer that is lost, ends it early: the summary's ``interrupted`` is set, and
+        ``real_time.error`` says what was lost.
+        """
+        wall, cpu = time.perf_counter(), time.process_time()
+        reached = False
+        try:
+            await self._open()
+            with _interrupted_by_ctrl_c(self.env), _no_collections():
+                reached = await self._keep_time()
+        except PeerLostError as error:
+            self.error = str(error)
+        finally:
+            self.lag.stop()
+            self.exchange.close()
+        summary = self._ended(wall, cpu, interrupted=not reached)
+        summary["real_time"] = self._figures()
+        return summary
+
+    async def _open(self) -> None:
+        pairs: list[Pair] = list(dict.fromkeys((wire.source, wire.target) for wire in self.state.used_wires()))
+        machines = [COORDINATOR, *(node.name for node in self.state.nodes)]
+        need_files(2 * len(pairs) + len(machines))
+        for machine in machines:
+            self.exchange.listen(machine)
+        await self.exchange.connect(pairs, pairs)
+        self._sockets = self.exchange.settings()
+
+    async def _keep_time(self) -> bool:
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time() + LEAD_S
+        self.env.begin(begin_s)
+        self.lag.start()
+        try:
+            return await self._advance_on_loop()
+        finally:
+            wall_s = max(loop.time() - begin_s, 1e-9)
+            self._achieved = self.env.now / wall_s
+            self._behind_s = max(0.0, self.env.clock_s() - self.env.now) / self.env.dilation
+
+    def _start_window(self) -> None:
+        super()._start_window()
+        self.meter.start_window()
+
+    def _lost(self, pair: Pair, reason: str) -> None:
+        self.env.fail(PeerLostError(f"the connection {pair[0]}->{pair[1]} was lost: {reason}"))
+
+    def _figures(self) -> dict[str, Any]:
+        """The part ``real_time`` of the summary."""
+        meter, settings = self.meter, self.real_time
+        share = None
+        if settings.mode is TimeMode.OBSERVED:
+            share = self._share_of_latency()
+        kept_up, problem = keeping_up(
+            self.env.lateness_s,
+            meter.frame_lateness_s,
+            behind_s=self._behind_s if self.error is None else 0.0,
+            share_of_latency=share,
+            causality_violations=meter.causality_violations,
+        )
+        return {
+            "mode": str(settings.mode),
+            "dilation": settings.dilation,
+            "dilation_achieved": self._achieved,
+            "kept_up": kept_up,
+            "warning": None if kept_up else advice(problem, settings.dilation),
+            "error": self.error,
+            "event_lateness_s": figures(self.env.lateness_s),
+            "frame_lateness_s": figures(meter.frame_lateness_s),
+            "loop_lag_s": figures(self.lag.lag_s),
+            "lateness_share_of_decode_latency": share,
+            "late_frames": meter.late_frames,
+            "causality_violations": meter.causality_violations,
+            "events": self.env.events,
+            "sent_bytes": self.exchange.sent_bytes,
+            "received_bytes": self.exchange.received_bytes,
+            "strangers_turned_away": self.exchange.strangers,
+            "malformed_connections": self.exchange.malformed,
+            "sockets": self._sockets,
+        }
+
+    def _share_of_latency(self) -> float | None:
+        """What the lateness of messages makes up of the time from the coordinator and back."""
+        late_s = self.meter.frame_lateness_s.total() * self.env.dilation
+        metrics = self.state.metrics
+        whole_s = metrics.decode_latency().total() + metrics.prefill.total()
+        return late_s / whole_s if whole_s > 0 else None
+
+
+class PeerLostError(SimulationError):
+    """Somebody that the run cannot go on without is gone."""
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep what there is now out of garbage collection: a full one would stop the loop for milliseconds."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _interrupted_by_ctrl_c(env: AioEnvironment) -> Iterator[None]:
+    """Let Ctrl-C end the run after the event under way; a second one does not wait."""
+    default = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before in (None, signal.SIG_IGN):
+        yield
+        return
+
+    def on_signal(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, default)
+        env.interrupt()
+
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,404 @@
+"""Sockets of a run: every machine listens, and every way between two machines is a connection.
+
+Sockets are driven by the loop's readers and writers, without streams or transports in between, so that a payload is
+copied into and out of the kernel and nowhere else: all senders share one block of zeros, all receivers one buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from emulator.errors import SimulationError
+from emulator.realtime.frames import (
+    MAX_PAYLOAD_BYTES,
+    TOKEN_BYTES,
+    FrameError,
+    FrameParser,
+    Message,
+    frame_sizes,
+    greeting,
+    greeting_length,
+    pack,
+    read_greeting,
+)
+
+Pair = tuple[str, str]
+Address = tuple[str, int]
+
+HOST = "127.0.0.1"
+BACKLOG = 1024
+GREETING_LIMIT_S = 5.0
+"""A connection that has not greeted by then is a stranger's."""
+MAX_STRANGERS = 64
+"""Connections to one machine that may be about to greet; further ones are closed at once."""
+SOCKET_BUFFER_BYTES = 1 << 20
+CONGESTION_CONTROL = b"reno"
+"""Set explicitly: a pacing one, such as BBR, would delay bytes of its own accord."""
+_BURST_BYTES = MAX_PAYLOAD_BYTES
+_BURST_BUFFERS = 64
+_RESERVED_FILES = 64
+
+_ZEROS = memoryview(bytes(MAX_PAYLOAD_BYTES))
+
+
+class Outbound:
+    """The sending end of a connection; messages wait here while the kernel takes no more."""
+
+    def __init__(self, exchange: Exchange, pair: Pair, address: Address) -> None:
+        self._exchange = exchange
+        self._loop = exchange.loop
+        self.pair = pair
+        self._queue: deque[tuple[Message, int]] = deque()
+        self._unsent: deque[memoryview] = deque([memoryview(greeting(exchange.token, *pair))])
+        self._unsent_bytes = 0
+        self._waiting = True
+        self._socket = exchange.new_socket()
+        state = self._socket.connect_ex(address)
+        if state not in (0, errno.EINPROGRESS):
+            self.close()
+            raise SimulationError(f"{pair[0]} cannot connect to {pair[1]} at {address}: {os.strerror(state)}")
+        self._loop.add_writer(self._socket, self._writable)
+
+    @property
+    def queued_messages(self) -> int:
+        """Messages not wholly handed to the kernel."""
+        return len(self._queue)
+
+    def send(self, message: Message, payload_bytes: int) -> None:
+        """Send ``message`` with a payload of ``payload_bytes`` after everything sent before."""
+        self._queue.append((message, payload_bytes))
+        if not self._waiting:
+            self._write()
+
+    def _fill(self) -> None:
+        """Cut frames off the queue, at most a burst ahead."""
+        while self._queue and self._unsent_bytes < _BURST_BYTES and len(self._unsent) < _BURST_BUFFERS:
+            message, left = self._queue.popleft()
+            size = next(frame_sizes(left))
+            self._unsent.append(memoryview(pack(message, size, last=size == left)))
+            self._unsent.append(_ZEROS[:size])
+            self._unsent_bytes += size
+            if size < left:
+                self._queue.appendleft((message, left - size))
+
+    def _write(self) -> None:
+        """Hand the kernel one burst; come back when it can take more."""
+        self._fill()
+        if self._unsent:
+            try:
+                sent = self._socket.sendmsg(self._unsent)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._lost(error)
+                return
+            self._exchange.sent_bytes += sent
+            self._drop(sent)
+        if bool(self._unsent or self._queue) != self._waiting:
+            self._waiting = not self._waiting
+            if self._waiting:
+                self._loop.add_writer(self._socket, self._writable)
+            else:
+                self._loop.remove_writer(self._socket)
+
+    def _drop(self, sent: int) -> None:
+        unsent = self._unsent
+        while unsent and sent >= len(unsent[0]):
+            sent -= len(unsent.popleft())
+        if sent:
+            unsent[0] = unsent[0][sent:]
+        self._unsent_bytes = sum(map(len, unsent))
+
+    def _writable(self) -> None:
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._lost(OSError(error, os.strerror(error)))
+        else:
+            self._write()
+
+    def _lost(self, error: OSError) -> None:
+        self.close()
+        self._exchange.lost(self.pair, f"{error.strerror or error}")
+
+    def close(self) -> None:
+        """Close the connection; what was not sent is gone."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+        self._queue.clear()
+        self._waiting = True
+
+
+class Inbound:
+    """The receiving end of a connection: a greeting, then frames."""
+
+    def __init__(self, exchange: Exchange, machine: str, accepted: socket.socket) -> None:
+        self._exchange = exchange
+        self._loop = exchange.loop
+        self._machine = machine
+        self._socket = accepted
+        self._head = bytearray()
+        self._parser = FrameParser()
+        self.pair: Pair | None = None
+        self._deadline: asyncio.TimerHandle | None = self._loop.call_later(GREETING_LIMIT_S, self._stranger)
+        self._loop.add_reader(accepted, self._greet)
+
+    def _greet(self) -> None:
+        try:
+            need = greeting_length(self._head) - len(self._head)
+            data = self._socket.recv(need)
+            self._head += data
+            if data and len(self._head) < greeting_length(self._head):
+                return
+            if not data:
+                raise FrameError("a connection that ended before its greeting")
+            pair = read_greeting(self._head, self._exchange.token)
+            self._exchange.greeted(self, pair, self._machine)
+        except BlockingIOError:
+            return
+        except (OSError, FrameError):
+            self._stranger()
+            return
+        self.pair = pair
+        self._head.clear()
+        self._settle()
+        self._loop.remove_reader(self._socket)
+        self._loop.add_reader(self._socket, self._readable)
+
+    def _stranger(self) -> None:
+        """Whoever this is, it is nobody of this run."""
+        self.close()
+        self._exchange.turned_away(self)
+
+    def _settle(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _readable(self) -> None:
+        assert self.pair is not None
+        exchange = self._exchange
+        try:
+            size = self._socket.recv_into(exchange.buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        if not size:
+            self._lost("closed in the middle of a frame" if self._parser.within_frame else "closed")
+            return
+        exchange.received_bytes += size
+        try:
+            for message in self._parser.feed(exchange.buffer[:size]):
+                exchange.on_message(self.pair, message)
+        except FrameError as error:
+            exchange.malformed += 1
+            self._lost(str(error))
+
+    def _lost(self, reason: str) -> None:
+        self.close()
+        assert self.pair is not None
+        self._exchange.lost(self.pair, reason)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._settle()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+
+class Exchange:
+    """All sockets of the machines that live in this process.
+
+    Args:
+        loop: Drives them.
+        token: Shared by the processes of one run; whoever does not know it is turned away.
+        on_message: Gets each message, with the machines it came from and to, when its last byte is here.
+        on_lost: Gets the two machines and a reason when a connection of the run ends before :meth:`close`.
+
+    Attributes:
+        addresses: Where every machine listens, those of other processes included once they are known.
+        strangers: Connections that were turned away.
+        malformed: Connections of the run that were closed for bytes that are no frame.
+        sent_bytes: Bytes handed to the kernel, headers included.
+        received_bytes: Bytes taken from it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        token: bytes,
+        on_message: Callable[[Pair, Message], None],
+        on_lost: Callable[[Pair, str], None],
+    ) -> None:
+        assert len(token) == TOKEN_BYTES
+        self.loop = loop
+        self.token = token
+        self.on_message = on_message
+        self._on_lost = on_lost
+        self.buffer = memoryview(bytearray(MAX_PAYLOAD_BYTES))
+        self.addresses: dict[str, Address] = {}
+        self._listening: dict[str, socket.socket] = {}
+        self._outbound: dict[Pair, Outbound] = {}
+        self._inbound: dict[Pair, Inbound] = {}
+        self._strange: dict[Inbound, None] = {}
+        self._expected: dict[Pair, None] = {}
+        self._complete: asyncio.Future[None] | None = None
+        self._closed = False
+        self.strangers = self.malformed = 0
+        self.sent_bytes = self.received_bytes = 0
+
+    # -- opening -------------------------------------------------------------------------------
+
+    @staticmethod
+    def new_socket() -> socket.socket:
+        """A socket with this module's settings."""
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+        with contextlib.suppress(OSError):  # Not every kernel has it; what is in use is reported.
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL)
+        return made
+
+    def listen(self, machine: str) -> None:
+        """Open the socket of ``machine``, on a port of the kernel's choice."""
+        listening = self.new_socket()
+        self._listening[machine] = listening
+        listening.bind((HOST, 0))
+        listening.listen(BACKLOG)
+        self.addresses[machine] = listening.getsockname()
+        self.loop.add_reader(listening, self._accept, machine, listening)
+
+    async def connect(self, outgoing: Iterable[Pair], incoming: Iterable[Pair], limit_s: float = 30.0) -> None:
+        """Open the ``outgoing`` connections and wait until the ``incoming`` ones are here.
+
+        Raises:
+            SimulationError: They do not come within ``limit_s``.
+        """
+        self._expected = {pair: None for pair in incoming if pair not in self._inbound}
+        for pair in outgoing:
+            self._outbound_for(pair)
+        if not self._expected:
+            return
+        self._complete = self.loop.create_future()
+        try:
+            await asyncio.wait_for(self._complete, limit_s)
+        except TimeoutError:
+            missing = ", ".join(f"{source}->{target}" for source, target in list(self._expected)[:5])
+            raise SimulationError(
+                f"{len(self._expected)} connections between nodes were not made within {limit_s:g} s ({missing}); "
+                "is the machine overloaded?"
+            ) from None
+
+    def _accept(self, machine: str, listening: socket.socket) -> None:
+        for _ in range(BACKLOG):
+            try:
+                accepted, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    # The kernel keeps the connection waiting; a later call may have room for it.
+                    return
+                continue
+            accepted.setblocking(False)
+            if len(self._strange) - len(self._expected) >= MAX_STRANGERS:
+                accepted.close()
+                self.strangers += 1
+                continue
+            self._strange[Inbound(self, machine, accepted)] = None
+
+    def greeted(self, inbound: Inbound, pair: Pair, machine: str) -> None:
+        """``inbound`` says who it is.
+
+        Raises:
+            FrameError: It cannot be.
+        """
+        if pair[1] != machine or pair in self._inbound:
+            raise FrameError("a greeting for another machine, or a second one")
+        del self._strange[inbound]
+        self._inbound[pair] = inbound
+        self._expected.pop(pair, None)
+        if not self._expected and self._complete is not None and not self._complete.done():
+            self._complete.set_result(None)
+
+    def turned_away(self, inbound: Inbound) -> None:
+        """``inbound`` is not of this run."""
+        self._strange.pop(inbound, None)
+        self.strangers += 1
+
+    # -- running -------------------------------------------------------------------------------
+
+    def send(self, pair: Pair, message: Message, payload_bytes: int) -> None:
+        """Send from ``pair[0]`` to ``pair[1]``; a connection that is not open yet is opened."""
+        self._outbound_for(pair).send(message, payload_bytes)
+
+    def _outbound_for(self, pair: Pair) -> Outbound:
+        outbound = self._outbound.get(pair)
+        if outbound is None:
+            outbound = self._outbound[pair] = Outbound(self, pair, self.addresses[pair[1]])
+        return outbound
+
+    def lost(self, pair: Pair, reason: str) -> None:
+        """A connection of the run has ended."""
+        if not self._closed:
+            self._on_lost(pair, reason)
+
+    @property
+    def queued_messages(self) -> int:
+        """Messages that wait for the kernel to take them."""
+        return sum(outbound.queued_messages for outbound in self._outbound.values())
+
+    def settings(self) -> Mapping[str, Any]:
+        """What the kernel made of the settings, on one of the sockets."""
+        for listening in self._listening.values():
+            congestion = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            return {
+                "send_buffer_bytes": listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+                "receive_buffer_bytes": listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+                "congestion_control": congestion.rstrip(b"\0").decode(),
+                "frame_bytes": MAX_PAYLOAD_BYTES,
+            }
+        return {}
+
+    def close(self) -> None:
+        """Close everything."""
+        self._closed = True
+        for listening in self._listening.values():
+            self.loop.remove_reader(listening)
+            listening.close()
+        ends: list[Outbound | Inbound] = [*self._outbound.values(), *self._inbound.values(), *self._strange]
+        for end in ends:
+            end.close()
+        self._strange.clear()
+
+
+def need_files(count: int) -> None:
+    """Make sure that ``count`` more files can be open, raising this process' limit if need be.
+
+    Raises:
+        SimulationError: The hard limit is too low.
+    """
+    in_use = len(os.listdir("/proc/self/fd"))
+    need = in_use + count + _RESERVED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or need <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise SimulationError(
+            f"the run needs {count} sockets, but this process may open only {hard} files in all; "
+            "raise the limit (ulimit -Hn), use fewer nodes, or spread them with --workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))

@@ -1,0 +1,108 @@
+"""How well a run in real time kept up with its clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from emulator.distribution import Distribution
+
+PROBE_EVERY_S = 0.02
+KEPT_UP_S = 0.010
+"""A run has kept up when 95 % of its events and frames were no later than this, in seconds of the wall."""
+KEPT_UP_SHARE = 0.01
+"""In observed time, where every hop's lateness adds to a token's latency: the most that it may make up of that."""
+
+
+class LoopLag:
+    """Sets a timer again and again and notes how late it fires."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.lag_s = Distribution()
+        self._due_s = 0.0
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._due_s = self._loop.time() + PROBE_EVERY_S
+        self._handle = self._loop.call_at(self._due_s, self._probe)
+
+    def _probe(self) -> None:
+        self.lag_s.add(max(0.0, self._loop.time() - self._due_s))
+        self.start()
+
+    def stop(self) -> None:
+        """End."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+
+class Meter:
+    """What sockets and clock of one process count.
+
+    Attributes:
+        frame_lateness_s: How long after its planned time each message was there, or, in observed time, was let through
+            to its receiver; 0 for one that was early. Seconds of the wall.
+        late_frames: Messages whose last byte came after their planned time.
+        causality_violations: Messages planned for a time that their receiver had passed already.
+    """
+
+    def __init__(self) -> None:
+        self.start_window()
+
+    def start_window(self) -> None:
+        """Forget what was counted so far."""
+        self.frame_lateness_s = Distribution()
+        self.late_frames = 0
+        self.causality_violations = 0
+
+    def let_through(self, lateness_s: float) -> None:
+        """A message was there, ``lateness_s`` after its time."""
+        self.frame_lateness_s.add(max(0.0, lateness_s))
+
+
+def keeping_up(
+    event_lateness_s: Distribution,
+    frame_lateness_s: Distribution,
+    *,
+    behind_s: float,
+    share_of_latency: float | None,
+    causality_violations: int,
+) -> tuple[bool, str]:
+    """Whether a run kept up with its clock, and, if not, what was wrong.
+
+    Args:
+        event_lateness_s: Of all events.
+        frame_lateness_s: Of all messages.
+        behind_s: How far the last event was behind the clock.
+        share_of_latency: What lateness makes up of a token's latency; ``None`` where it does not count.
+        causality_violations: Messages whose receiver had passed their time.
+    """
+    problems: list[str] = []
+    for what, distribution in (("events", event_lateness_s), ("messages", frame_lateness_s)):
+        p95 = distribution.summary()["p95"]
+        if p95 is not None and p95 > KEPT_UP_S:
+            problems.append(f"5 % of {what} were more than {p95 * 1e3:.1f} ms late")
+    if behind_s > 10 * KEPT_UP_S:
+        problems.append(f"the clock stood {behind_s * 1e3:.0f} ms behind at the end")
+    if share_of_latency is not None and share_of_latency > KEPT_UP_SHARE:
+        problems.append(f"lateness made up {share_of_latency:.1%} of the latency of tokens")
+    if causality_violations * 1_000 > frame_lateness_s.summary()["count"]:  # type: ignore[operator]
+        problems.append(f"{causality_violations} messages came after their receiver had passed their time")
+    return not problems, "; ".join(problems)
+
+
+def advice(problem: str, dilation: float) -> str:
+    """What to do about a run that fell behind."""
+    return (
+        f"the machine did not keep up with real time: {problem}. Slow the clock down (--dilation {dilation / 2:g}), "
+        "use fewer nodes or requests, spread the nodes over processes (--workers 2), or stop other programs"
+    )
+
+
+def figures(distribution: Distribution) -> Mapping[str, Any]:
+    """The percentiles that a report shows, in seconds."""
+    summary = distribution.summary()
+    return {key: summary[key] for key in ("count", "mean", "p50", "p95", "p99", "max")}
