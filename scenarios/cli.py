@@ -18,6 +18,7 @@ from emulator.realtime.emulation import RealTime
 from emulator.realtime.network import TimeMode
 from placement.errors import PlanError
 from placement.planners import KNOWN
+from scenarios.cli_proxy import proxy
 from scenarios.errors import Problem, ScenarioError
 from scenarios.helix_import import SCHEDULERS, import_helix_artifact
 from scenarios.json_schema import json_schema
@@ -278,6 +279,9 @@ def import_helix(
     )
     print(f"wrote {imported.scenario}: {imported.nodes} nodes, {imported.links} links; run it with")
     print(f"  helixemu run {imported.scenario}")
+
+
+app.command()(proxy)
 
 
 def main() -> None:

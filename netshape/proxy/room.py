@@ -1,0 +1,35 @@
+"""Memory that the pipes of a proxy server share."""
+
+from __future__ import annotations
+
+MAX_BYTES = 256 << 20
+LEAST_SHARE_BYTES = 64 << 10
+MOST_SHARE_BYTES = 16 << 20
+
+
+class Room:
+    """Bytes that stages may hold, shared evenly by the pipes that are open.
+
+    A pipe needs rate times delay: 16 MiB carry 1 Gbit/s over 130 ms. Past ``max_bytes / 64 KiB`` pipes each keeps the
+    least share.
+
+    Args:
+        max_bytes: For all pipes together.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._pipes = 0
+
+    @property
+    def share_bytes(self) -> int:
+        """What a stage of one pipe may hold before its sender has to wait."""
+        return max(LEAST_SHARE_BYTES, min(MOST_SHARE_BYTES, self._max_bytes // max(1, self._pipes)))
+
+    def enter(self) -> None:
+        """A pipe opens."""
+        self._pipes += 1
+
+    def leave(self) -> None:
+        """A pipe closes."""
+        self._pipes -= 1

@@ -1,0 +1,193 @@
+"""All proxies of a server, by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from netshape.proxy.bodies import ProxyBody
+from netshape.proxy.errors import ApiError, bad_body, proxy_exists, proxy_not_found
+from netshape.proxy.links import Link
+from netshape.proxy.proxy import Limits, Proxy, Shared
+from netshape.proxy.toxics.toxic import Direction, Toxic
+
+LinkReader = Callable[[Any], Link]
+"""Makes a link from what a request or a file says of it; raises ``ValueError`` with a message for the user."""
+
+
+class ProxyStore:
+    """The proxies, and what can be done to several of them. Changes happen one at a time.
+
+    Args:
+        seed: Of every random draw.
+        limits: What the proxies may take up.
+        read_link: Reads links in requests; without it, requests cannot set links.
+    """
+
+    def __init__(self, *, seed: int = 0, limits: Limits | None = None, read_link: LinkReader | None = None) -> None:
+        self._shared = Shared(seed=seed, limits=limits or Limits())
+        self._read_link = read_link
+        self._proxies: dict[str, Proxy] = {}
+        self._changing = asyncio.Lock()
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        """All proxies by name."""
+        return [self._proxies[name] for name in sorted(self._proxies)]
+
+    def get(self, name: str) -> Proxy:
+        """The proxy of a name.
+
+        Raises:
+            ApiError: There is none.
+        """
+        if name not in self._proxies:
+            raise proxy_not_found()
+        return self._proxies[name]
+
+    async def create(self, body: ProxyBody) -> Proxy:
+        """Make a proxy and, unless it says otherwise, let it listen.
+
+        Raises:
+            ApiError: The name is taken, an address is none, or it cannot be listened at.
+        """
+        async with self._changing:
+            proxy = self._made(body)
+            links = self._links(body)
+            if proxy.name in self._proxies:
+                raise proxy_exists()
+            self._check_room(1)
+            if body.enabled:
+                await proxy.start()
+            self._proxies[proxy.name] = proxy
+            _set_links(proxy, links)
+            return proxy
+
+    async def update(self, name: str, body: ProxyBody) -> Proxy:
+        """Change a proxy's addresses, links, or whether it listens.
+
+        Raises:
+            ApiError: No such proxy, an address that is none, or one that cannot be listened at.
+        """
+        async with self._changing:
+            proxy = self.get(name)
+            links = self._links(body)
+            await proxy.update(
+                listen=proxy.listen if body.listen is None else body.listen,
+                upstream=proxy.upstream if not body.upstream else body.upstream,
+                enabled=proxy.enabled if body.enabled is None else body.enabled,
+            )
+            _set_links(proxy, links)
+            return proxy
+
+    async def remove(self, name: str) -> None:
+        """Stop a proxy and forget it.
+
+        Raises:
+            ApiError: There is none of the name.
+        """
+        async with self._changing:
+            proxy = self.get(name)
+            await proxy.stop()
+            del self._proxies[name]
+
+    async def populate(self, bodies: Sequence[ProxyBody]) -> tuple[list[Proxy], ApiError | None]:
+        """Make proxies; one that exists with the same addresses stays as it is, another one of the name is replaced.
+
+        Returns:
+            The proxies up to the first that could not be made, and why it could not.
+
+        Raises:
+            ApiError: A body that no proxy can be made of; nothing is changed then.
+        """
+        async with self._changing:
+            fresh = [self._made(body) for body in bodies]
+            links = [self._links(body) for body in bodies]
+            self._check_room(sum(proxy.name not in self._proxies for proxy in fresh))
+            done: list[Proxy] = []
+            for proxy, body, its_links in zip(fresh, bodies, links, strict=True):
+                try:
+                    done.append(await self._put(proxy, start=body.enabled is not False))
+                except ApiError as error:
+                    return done, error
+                _set_links(done[-1], its_links)
+            return done, None
+
+    async def reset(self) -> None:
+        """Let every proxy listen, without toxics.
+
+        Raises:
+            ApiError: One cannot listen.
+        """
+        async with self._changing:
+            for proxy in self.proxies:
+                await proxy.start()
+                proxy.remove_all_toxics()
+
+    async def add_toxic(self, name: str, toxic: Toxic) -> Toxic:
+        """Put a toxic on a proxy; errors as of :meth:`Proxy.add_toxic`."""
+        async with self._changing:
+            self.get(name).add_toxic(toxic)
+            return toxic
+
+    async def update_toxic(self, name: str, toxic_name: str, change: Callable[[Toxic], Toxic]) -> Toxic:
+        """Change a toxic.
+
+        Raises:
+            ApiError: No such proxy or toxic, or what ``change`` raises.
+        """
+        async with self._changing:
+            proxy = self.get(name)
+            toxic = change(proxy.toxic(toxic_name))
+            proxy.update_toxic(toxic)
+            return toxic
+
+    async def remove_toxic(self, name: str, toxic_name: str) -> None:
+        """Take a toxic away; errors as of :meth:`Proxy.remove_toxic`."""
+        async with self._changing:
+            self.get(name).remove_toxic(toxic_name)
+
+    async def close(self) -> None:
+        """Stop and forget all proxies."""
+        async with self._changing:
+            for proxy in self.proxies:
+                await proxy.stop()
+            self._proxies.clear()
+
+    async def _put(self, proxy: Proxy, *, start: bool) -> Proxy:
+        existing = self._proxies.get(proxy.name)
+        if existing is not None:
+            if await existing.has_addresses(proxy.listen, proxy.upstream):
+                return existing
+            await existing.stop()
+        if start:
+            await proxy.start()
+        self._proxies[proxy.name] = proxy
+        return proxy
+
+    def _made(self, body: ProxyBody) -> Proxy:
+        return Proxy(body.name or "", body.listen or "", body.upstream or "", self._shared)
+
+    def _links(self, body: ProxyBody) -> dict[Direction, Link | None]:
+        if body.links is None:
+            return {}
+        if self._read_link is None:
+            raise bad_body("links are not read by this server")
+        links: dict[Direction, Link | None] = {}
+        for direction, written in body.links.items():
+            try:
+                links[direction] = None if written is None else self._read_link(written)
+            except ValueError as error:
+                raise bad_body(f"links.{direction}: {error}") from error
+        return links
+
+    def _check_room(self, more: int) -> None:
+        most = self._shared.limits.max_proxies
+        if len(self._proxies) + more > most:
+            raise ApiError(400, f"{len(self._proxies)} proxies exist; at most {most} are allowed")
+
+
+def _set_links(proxy: Proxy, links: Mapping[Direction, Link | None]) -> None:
+    for direction, link in links.items():
+        proxy.set_link(direction, link)
