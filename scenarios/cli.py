@@ -17,8 +17,11 @@ from emulator.errors import SimulationError
 from emulator.realtime.emulation import RealTime
 from emulator.realtime.network import TimeMode
 from placement.errors import PlanError
+from placement.plan import Plan
 from placement.planners import KNOWN
 from scenarios.cli_proxy import proxy
+from scenarios.drawing import draw_placement, require_drawable
+from scenarios.drawing_traces import draw_traces
 from scenarios.errors import Problem, ScenarioError
 from scenarios.helix_import import SCHEDULERS, import_helix_artifact
 from scenarios.json_schema import json_schema
@@ -33,6 +36,7 @@ from scenarios.planning import (
     placement_file,
     plan_figures,
     plan_scenario,
+    with_placement,
 )
 from scenarios.quantities import QuantityError, seconds
 from scenarios.results import next_run_directory
@@ -133,6 +137,13 @@ def plan(
     json_to: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the plan as JSON; - is the terminal.")
     ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the placement (.svg, .png, .pdf); with --compare one file a planner."),
+    ] = None,
+    draw_trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw flow and bound against planning time (.svg, .png, .pdf).")
+    ] = None,
 ) -> None:
     """Place the model on the scenario's cluster.
 
@@ -142,11 +153,16 @@ def plan(
     limit_s = _time_limit(time_limit)
     _check_writable(json_to)
     _check_writable(None if out is None else str(out))
+    for picture, option in ((draw, "--draw"), (draw_trace, "--draw-trace")):
+        if picture is not None:
+            require_drawable(picture, option)
+            _check_writable(None if compare and picture is draw else str(picture))
     if compare:
         ranked, failures = compare_planners(scenario, time_limit_s=limit_s, overrides=override or (), sets=sets or ())
         _write_json(json_to, [plan_figures(each.plan, Objective.FLOW, each.summary) for each in ranked])
         if json_to != "-":
             print_comparison(Console(), ranked, failures)
+        _draw_plans([each.plan for each in ranked], scenario, override or (), sets or (), draw, draw_trace)
         return
     goal = objective or (Objective.FLOW if planner else Objective.THROUGHPUT)
     if planner and goal is not Objective.FLOW:
@@ -170,6 +186,25 @@ def plan(
     _write_json(json_to, figures)
     if json_to != "-":
         print_plans(Console(), ranked)
+    _draw_plans([best.plan], scenario, override or (), sets or (), draw, draw_trace)
+
+
+def _draw_plans(
+    plans: Sequence[Plan],
+    scenario: str,
+    overrides: Sequence[str],
+    sets: Sequence[str],
+    draw: Path | None,
+    draw_trace: Path | None,
+) -> None:
+    """Draw each plan, several of them to files that their planners' names tell apart, and the traces of all."""
+    if draw is not None:
+        for plan in plans:
+            spec = with_placement(scenario, plan, overrides=overrides, sets=sets).spec
+            named = draw if len(plans) == 1 else draw.with_stem(f"{draw.stem}-{plan.planner}")
+            draw_placement(plan, spec, named)
+    if draw_trace is not None:
+        draw_traces(plans, scenario, draw_trace)
 
 
 def _real_time(clock: Clock, dilation: float | None, mode: TimeMode | None) -> RealTime | None:

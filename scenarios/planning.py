@@ -84,6 +84,19 @@ def plan_scenario(
     return loaded
 
 
+def with_placement(
+    scenario: str, plan: Plan, *, overrides: Sequence[str] = (), sets: Sequence[str] = ()
+) -> LoadedScenario:
+    """The scenario with a plan's placement, whatever it says itself.
+
+    Raises:
+        ScenarioError: The scenario is wrong.
+    """
+    written = placement_file(plan)
+    section = {key: written[key] for key in ("ranges", "links", "allow_over_profile") if key in written}
+    return load_scenario(scenario, overrides=overrides, sets=[*sets, f"placement={json.dumps(section)}"])
+
+
 def best_plan(
     scenario: str,
     objective: Objective,
