@@ -13,6 +13,7 @@ from netshape.clock import NicClock
 from netshape.conditions import LinkConditions
 from netshape.link_model import ConditionedClock
 from netshape.link_queue import Replan
+from netshape.schedule import ConditionSchedule
 from netshape.timing import DeadlineHeap
 
 HORIZON_S = 0.02
@@ -118,6 +119,22 @@ class ShapedLink:
         replan = self.clock.set(conditions, monotonic())
         self._changed(replan)
         return replan
+
+    async def follow(self, schedule: ConditionSchedule, begin_s: float | None = None) -> None:
+        """Apply a schedule's changes as their time comes; returns after the last, or never if it repeats.
+
+        Args:
+            schedule: The changes; it begins with the conditions that hold now.
+            begin_s: Its beginning on CLOCK_MONOTONIC; now when not given.
+
+        Raises:
+            NetworkError: Steps that make no valid conditions, before the first is applied.
+        """
+        begin = monotonic() if begin_s is None else begin_s
+        for time_s, conditions in schedule.changes(self.conditions):
+            while (wait_s := begin + time_s - monotonic()) > 0:
+                await asyncio.sleep(wait_s)
+            self.set(conditions)
 
     def set_return_latency(self, return_latency_s: float) -> Replan:
         """Take note of a change of the way back; see :meth:`ConditionedClock.set_return_latency`."""

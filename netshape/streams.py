@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from netshape.frame_connection import FrameConnection, FrameHandler
 from netshape.frames import ConnectionFailedError, conditions_frame
 from netshape.link_queue import Replan
 from netshape.shaped_link import ShapedLink
 
+TURN_S = 0.00025
+"""A sender that need not wait lets others have their turn after this time: it would delay what they have to deliver."""
 CHUNK_BYTES = 1 << 16
 """Most bytes of a byte stream that travel as one message."""
 
@@ -50,6 +52,7 @@ class ShapedSender:
         self.link = link
         # Number on the link and on the connection of what a change of the link may concern.
         self._numbers: deque[tuple[int, int]] = deque()
+        self._turn_s = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
         if link is not None:
@@ -90,8 +93,12 @@ class ShapedSender:
         return planned
 
     async def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1) -> float:
-        """As :meth:`send_nowait`, once the link and the socket have room."""
+        """As :meth:`send_nowait`, once the link and the socket have room; others have their turn now and then."""
         link = self.link
+        now = monotonic()
+        if now - self._turn_s > TURN_S:
+            await asyncio.sleep(0)
+            self._turn_s = monotonic()
         while not self.connection.writable or (link is not None and not link.has_room(monotonic())):
             if self.connection.closed:
                 break
@@ -194,8 +201,8 @@ class ShapedStream(FrameHandler):
         """
         return await asyncio.shield(self._opened)
 
-    async def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"") -> float:
-        """Send a message once there is room.
+    def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"") -> Coroutine[Any, Any, float]:
+        """Send a message once there is room; to be awaited.
 
         Args:
             payload: Its bytes; may be changed again after the call unless it is ``bytes``.
@@ -207,7 +214,7 @@ class ShapedStream(FrameHandler):
         Raises:
             ConnectionFailedError: The connection is closed, or the message too long.
         """
-        return await self.sender.send(payload, header)
+        return self.sender.send(payload, header)
 
     async def receive(self) -> Message | None:
         """The next message, at its planned time; ``None`` after the peer's last one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netshape.conditions import GilbertElliottLoss, IndependentLoss, Jitter, LinkConditions, Loss
@@ -62,6 +62,7 @@ def fluid_ends(sends: list[tuple[float, float]], rates: list[tuple[float, float]
     return ends
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_live_changes_drain_like_a_fluid(steps: list[Step]) -> None:
     clock = ConditionedClock(at_rate(1000.0, 0.25))
@@ -96,6 +97,7 @@ def test_live_changes_drain_like_a_fluid(steps: list[Step]) -> None:
         last = arrival
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e5)), min_size=1, max_size=40),
     st.floats(1e3, 1e8),
@@ -133,6 +135,7 @@ def test_first_in_first_out_and_never_faster_than_the_rate(
         last = arrival
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e5)), min_size=1, max_size=40),
     st.floats(1e3, 1e7),
@@ -154,6 +157,7 @@ def test_more_bandwidth_makes_nothing_later(
         assert fast <= slow * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 0.1), st.floats(1, 1500)), min_size=1, max_size=60),
     st.floats(1e3, 1e6),

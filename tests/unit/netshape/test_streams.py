@@ -19,6 +19,7 @@ from netshape.frames import (
     SendQueueFullError,
 )
 from netshape.link_metrics import LinkMetrics
+from netshape.schedule import ConditionSchedule, ConditionStep
 from netshape.shaped_link import ShapedLink
 from netshape.sockets import SocketOptions
 from netshape.streams import ByteStream, ShapedStream
@@ -213,6 +214,30 @@ def test_a_link_goes_down_and_up_under_way() -> None:
             await collected.ended()
             assert [len(message.payload) for message in collected.messages] == [10_000, 9]
             assert collected.released_s[0] >= up
+
+    run(main)
+
+
+def test_a_link_follows_a_schedule() -> None:
+    async def main() -> None:
+        async with collecting() as (server, collected):
+            link = ShapedLink(at(1e6))
+            stream = await open_stream(server.address, link)
+            steps = (
+                ConditionStep(time_s=0.05, changes=(("up", False),)),
+                ConditionStep(time_s=0.1, changes=(("up", True), ("latency_s", 0.03))),
+            )
+            begin = monotonic()
+            following = asyncio.ensure_future(link.follow(ConditionSchedule(steps=steps)))
+            await stream.send(b"before")
+            await asyncio.sleep(0.06)
+            await stream.send(b"while down")
+            await following
+            assert link.conditions == at(1e6, 0.03)
+            await stream.close()
+            await collected.ended()
+            assert [message.payload for message in collected.messages] == [b"before", b"while down"]
+            assert collected.released_s[1] - begin >= 0.13
 
     run(main)
 
