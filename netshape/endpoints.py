@@ -45,6 +45,7 @@ class FrameServer:
     Attributes:
         address: Where it listens; with the port that was chosen for port 0.
         counts: Connections so far.
+        connections: Those that are open, or still hold what is to be delivered, in the order of arrival.
     """
 
     def __init__(self, server: asyncio.Server, address: Address, counts: ServerCounts) -> None:
@@ -78,10 +79,9 @@ class _Watched(FrameConnection):
         server.connections[self] = None
         super().connection_made(transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+    def finished(self) -> None:
         server = self._server_at()
-        server.connections.pop(self, None)
+        del server.connections[self]
         if self.error is None:
             server.counts.closed += 1
         else:

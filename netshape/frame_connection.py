@@ -320,6 +320,11 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._held.drop_all()
         self._due.clear()
         self._transport.abort()
+        if self._lost:  # only what was held was left of it
+            self._finish_when_empty()
+
+    def finished(self) -> None:
+        """The socket is gone and everything that came is delivered; for servers that count."""
 
     def took(self, count: int) -> None:
         """The application took ``count`` of ``queued_bytes``."""
@@ -402,6 +407,7 @@ class FrameConnection(asyncio.BufferedProtocol):
             self.handler.on_end()
         if self._lost and not self._told:
             self._told = True
+            self.finished()
             self.handler.on_closed(self._error)
 
     def _hold_back(self) -> None:

@@ -396,8 +396,23 @@ def test_a_handler_that_fails_ends_its_connection_and_is_reported() -> None:
         while server.connections:
             await asyncio.sleep(0.001)
         await server.close()
-        stream.abort()
-        server.connections.clear()
+
+    run(main)
+
+
+def test_a_server_that_closes_drops_what_is_held_for_later() -> None:
+    async def main() -> None:
+        async with collecting() as (server, collected):
+            sock = await raw(server.address, hello(b""), data(b"in half an hour", monotonic() + 1800))
+            while not collected.streams:
+                await asyncio.sleep(0.001)
+            sock.close()
+            await asyncio.sleep(0.02)
+            assert len(server.connections) == 1
+        await collected.ended()
+        assert server.connections == {}
+        assert server.counts.failed == 1
+        assert collected.messages == []
 
     run(main)
 
