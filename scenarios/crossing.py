@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emulator.churn.spec import ChurnSpec
 from emulator.errors import SimulationError
 from emulator.schedulers import POLICY_NAMES, policy_class
 from emulator.schedulers.policy import checked_options
@@ -17,6 +19,7 @@ from placement.errors import PlanError
 from placement.model import ModelSpec
 from placement.plan import Plan
 from placement.profile import MachineProfile
+from scenarios.churn import ChurnMaker
 from scenarios.cluster_checks import cluster_problems
 from scenarios.errors import Problem, ScenarioError
 from scenarios.library import suggestion
@@ -39,6 +42,7 @@ class Crossing:
         problems: What is wrong.
         sources: Trace files that were read.
         plan: What the scenario's planner made, if it has one.
+        notes: What is no mistake, but may surprise.
     """
 
     tree: Tree
@@ -46,6 +50,7 @@ class Crossing:
     problems: list[Problem]
     sources: list[Path] = field(default_factory=list)
     plan: Plan | None = None
+    notes: list[str] = field(default_factory=list)
 
     def spec(self) -> EmulationSpec | None:
         """What the emulator needs; ``None`` when there are problems."""
@@ -54,18 +59,24 @@ class Crossing:
         cluster = self._cluster()
         placed = self._placed(model, profiles, cluster)
         workload = self._workload()
+        churn = self._churn(cluster)
         self._check_scheduler()
         self._check_times()
         if self.problems or model is None or profiles is None or placed is None or workload is None:
             return None
         try:
-            return self._assembled(model, profiles, placed, workload)
+            return self._assembled(model, profiles, placed, workload, churn)
         except SimulationError as error:
             self._simulation_problem((), error)
         return None
 
     def _assembled(
-        self, model: ModelSpec, profiles: Mapping[str, MachineProfile], placed: Placed, workload: Workload
+        self,
+        model: ModelSpec,
+        profiles: Mapping[str, MachineProfile],
+        placed: Placed,
+        workload: Workload,
+        churn: ChurnSpec | None,
     ) -> EmulationSpec:
         at = self.sections
         return EmulationSpec(
@@ -88,6 +99,7 @@ class Crossing:
             host_cost=at["host_cost"].to_domain(),
             slo=at["slo"].to_domain(),
             log_level=at["output"].event_log,
+            churn=churn,
             drain=at["drain"],
         )
 
@@ -180,6 +192,22 @@ class Crossing:
             return None
         self.tree = maker.tree
         return workload
+
+    def _churn(self, cluster: Cluster | None) -> ChurnSpec | None:
+        if cluster is None:
+            return None
+        maker = ChurnMaker(self.tree, cluster, self.sections.get("duration", math.inf), self.sources, self.notes)
+        section = self.sections.get("churn")
+        if section is None:
+            self.problems += maker.problems_of_parts()
+            return None
+        try:
+            churn = maker.make(section)
+        except ScenarioError as error:
+            self.problems += error.problems
+            return None
+        self.tree = maker.tree
+        return churn
 
     def _check_scheduler(self) -> None:
         section: SchedulerSection | None = self.sections.get("scheduler")

@@ -27,12 +27,14 @@ class LoadedScenario:
             stay references: by absolute path, with their SHA-256.
         sources: Every file read, the scenario first.
         plan: What the scenario's planner made; ``None`` where the placement is written out.
+        notes: What is no mistake, but may surprise.
     """
 
     spec: EmulationSpec
     resolved: dict[str, Any]
     sources: tuple[Path, ...]
     plan: Plan | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_scenario(
@@ -65,6 +67,7 @@ def load_scenario(
         resolved=resolved,
         sources=tuple(dict.fromkeys([*resolver.sources, *crossing.sources])),
         plan=crossing.plan,
+        notes=tuple(crossing.notes),
     )
 
 

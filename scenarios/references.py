@@ -22,6 +22,7 @@ SPOTS: dict[TreePath, str] = {
     ("cluster", "network"): "network",
     ("placement",): "placement",
     ("workload",): "workload",
+    ("churn",): "churn",
     ("workload", "lengths", "quantiles"): "lengths",
     ("workload", "synthetic", "lengths", "quantiles"): "lengths",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from emulator.spec import (
     EdgeFlows,
@@ -18,11 +18,13 @@ from emulator.spec import (
     WhenNoRoute,
 )
 from scenarios.quantities import BytesPerSecond, PositiveSeconds, Seconds
+from scenarios.schema_churn import ChurnSection
 from scenarios.schema_cluster import ClusterSection
 from scenarios.schema_parts import (
     FileSection,
     Flag,
     Name,
+    Options,
     Reference,
     Section,
     Text,
@@ -33,7 +35,6 @@ from scenarios.schema_parts import (
 from scenarios.schema_profile import ModelSection, ProfileSection
 from scenarios.schema_workload import WorkloadSection
 
-Options = dict[str, JsonValue]
 RangePair = Annotated[tuple[Whole, Whole], Field(description="[start, stop): first layer, and the one after the last.")]
 PLACEMENT_FORMS = (("planner",), ("file",), ("ranges",))
 
@@ -186,6 +187,9 @@ class ScenarioSection(Section):
     admission: AdmissionSection = Field(default_factory=AdmissionSection, description="Who gets in, and who waits.")
     host_cost: HostCostSection = Field(default_factory=HostCostSection, description="Host-side cost of a batch.")
     counting: CountingSection = Field(default_factory=CountingSection, description="What counts as what.")
+    churn: Annotated[ChurnSection, Reference("churn")] | None = Field(
+        default=None, description="What goes wrong when, and what is done about it; nothing can change without it."
+    )
     slo: SloSection = Field(default_factory=SloSection, description="Latency objectives.")
     drain: Flag = Field(default=False, description="After the duration, let requests in flight finish.")
     output: OutputSection = Field(default_factory=OutputSection, description="Detail of what a run writes.")

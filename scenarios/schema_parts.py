@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, Strict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue, Strict, StringConstraints
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
@@ -18,6 +18,8 @@ Share = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1, max_length=200, pattern=r"^[^\s,]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Options = dict[str, JsonValue]
 FileName = Annotated[str, Strict(), StringConstraints(min_length=1, max_length=4000)]
 
 

@@ -19,13 +19,13 @@ from scenarios.schema_parts import (
     Positive,
     Reference,
     Section,
+    Sha256,
     Share,
     exactly_one,
     one_of_schema,
 )
 
 TraceFormat = Literal["auto", "helixemu", "azure", "burstgpt", "mooncake"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Quantiles = Annotated[tuple[Number, ...], Field(min_length=2, max_length=10_001)]
 
 

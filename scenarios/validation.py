@@ -189,7 +189,7 @@ def _unknown_key(tree: Tree, path: TreePath, location: tuple[int | str, ...]) ->
         around = tree.at(path[:-1])
         if around is not None and isinstance(around.content, dict) and len(around.content) > 1:
             return "include must be the only key of its mapping", "change included values with overrides or --set"
-        places = "model, cluster, cluster.network, profiles, placement, workload and lengths"
+        places = "model, cluster, cluster.network, profiles, placement, workload, churn and lengths"
         return "nothing can be included here", f"include is for {places}"
     known = sorted(_properties(location[:-1]))
     return "there is no such key", suggestion(key, known)
@@ -224,6 +224,7 @@ def _subschemas(location: tuple[int | str, ...]) -> list[dict[str, Any]]:
                 inner.append(each["additionalProperties"])
         # A location also names union members: open, closed, <mapping>.
         tagged = [each for each in _spread(found) if each.get("properties", {}).get("kind", {}).get("const") == key]
+        tagged += [each for each in _spread(found) if f"<{each.get('title')}>" == key]
         found = inner or tagged or found
     return found
 

@@ -73,7 +73,20 @@ def mutate(data: Data, path: tuple[Any, ...], change: Callable[[Any, Any], None]
         change(part, path[-1])
 
 
+CHURN: Data = {
+    "events": [
+        {"at": "10 s", "crash": "a100-0", "for": "5 s"},
+        {"at": "20 s", "degrade": {"from": "t4-*", "to": ["l4-0", "coordinator"]}, "bandwidth": 0.5},
+        {"at": "30 s", "partition": [["a100-0"], [{"machine": "T4"}]], "for": "1 s"},
+    ],
+    "random": [{"preempt": {"machine": "T4"}, "mtbf": "1 h", "mttr": "1 min", "together": {"region": 0.5}}],
+    "initially_down": ["l4-1"],
+    "detection": {"interval": "1 s", "timeout": "3 s"},
+    "in_flight": {"policy": "retry", "deadline": "1 min"},
+    "recovery": {"policy": "reroute", "weights": "peer"},
+}
 SOURCES = [
+    {**load_scenario("quickstart").resolved, "churn": CHURN},
     load_scenario("quickstart").resolved,
     load_scenario("small-6-30b").resolved,
     {**load_scenario("quickstart").resolved, "cluster": "small-6", "placement": {"planner": "petals"}},
@@ -82,7 +95,7 @@ SOURCES = [
 PLACES = [places(source) for source in SOURCES]
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draws=st.data())
 def test_mutated_scenarios_load_or_give_a_scenario_error(draws: st.DataObject, tmp_path: Path) -> None:
     index = draws.draw(st.integers(0, len(SOURCES) - 1))
