@@ -38,7 +38,7 @@ class _TimerSpec(ctypes.Structure):
     _fields_ = (("interval", _TimeSpec), ("value", _TimeSpec))
 
 
-class _Timerfd:
+class Timerfd:
     """A timer descriptor of the kernel, through ``os`` where Python has it (3.13), else through the C library.
 
     Raises:
@@ -100,7 +100,7 @@ if sys.platform.startswith("linux"):
         def __init__(self) -> None:
             super().__init__()
             try:
-                self._timer = _Timerfd()
+                self._timer = Timerfd()
             except OSError:
                 super().close()
                 raise

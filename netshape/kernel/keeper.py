@@ -15,7 +15,8 @@ import signal
 import socket
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,12 +26,13 @@ from netshape.kernel.namespaces import HOSTS_FOLDER, Namespace, remove_all, remo
 from netshape.kernel.orders import CLOSE, DONE, ERROR, READY, SET, Order, Started
 from netshape.kernel.qdisc import netem_requests, tbf_requests
 from netshape.kernel.router import LinkFigures, PacketRouter, Route
-from netshape.kernel.syscalls import Timer
 from netshape.kernel.topology import Link
 from netshape.kernel.wiring import Wiring, hosts_file
+from netshape.timing import Timerfd, realtime_scheduling
 
 _IDLE_S = 0.002
 """Deliveries further off than this are rung for early: polling then takes at most a tenth of a processor."""
+_NEVER_S = 3e9
 _MIN_AHEAD_S, _MAX_AHEAD_S, _AHEAD_STEP_S = 20e-6, 200e-6, 2e-6
 
 
@@ -44,7 +46,7 @@ class Alarm:
 
     __slots__ = ("_ahead_s", "_due_s", "_polled_s", "_ring_s", "_timer")
 
-    def __init__(self, timer: Timer) -> None:
+    def __init__(self, timer: Timerfd) -> None:
         self._timer = timer
         self._due_s = self._ring_s = math.inf
         self._polled_s = math.nan
@@ -65,8 +67,13 @@ class Alarm:
             return 0
         self._due_s = due_s
         self._ring_s = due_s - self._ahead_s if due_s - now > _IDLE_S else due_s
-        self._timer.arm(self._ring_s)
+        self._timer.arm(_nanoseconds(self._ring_s))
         return None
+
+
+def _nanoseconds(time_s: float) -> int:
+    """For a timer; what is never due is due in a century."""
+    return math.ceil(min(time_s, _NEVER_S) * 1e9)
 
 
 class Keeper:
@@ -80,8 +87,11 @@ class Keeper:
         self._routes: dict[str, Route] = {}
         self._router: PacketRouter | None = None
 
-    def build(self) -> Started:
+    def build(self, real_time: bool) -> Started:
         """Make everything.
+
+        Args:
+            real_time: For the answer.
 
         Raises:
             KernelError: The kernel refuses something; what was made stays for :meth:`take_down`.
@@ -97,11 +107,9 @@ class Keeper:
         any_host = next(iter(self._wiring.namespaces.values()))
         any_host.hosts_path.write_text(hosts_file(order.topology), encoding="ascii")
         self._wiring.make_hosts()
-        real_time = False
         if order.backend == "tun":
             self._wiring.wire_tuns()
             self._router = self._make_router()
-            real_time = order.real_time and _ask_for_real_time()
         else:
             self._wiring.wire_pairs(netem_requests if order.backend == "netem" else tbf_requests)
         return Started(
@@ -125,7 +133,7 @@ class Keeper:
         """Forward packets and answer requests until the lab is closed or its owner has ended."""
         with ExitStack() as stack:
             epoll = stack.enter_context(select.epoll())
-            timer = Timer()
+            timer = Timerfd()
             stack.callback(timer.close)
             try:
                 owner = os.pidfd_open(self._order.owner.pid)
@@ -134,7 +142,7 @@ class Keeper:
             stack.callback(os.close, owner)
             if not self._order.owner.alive:
                 return
-            special = {self._control.fileno(), owner, timer.descriptor}
+            special = {self._control.fileno(), owner, timer.fd}
             for descriptor in (*special, *self._wiring.tuns.values()):
                 epoll.register(descriptor, select.EPOLLIN)
             alarm = Alarm(timer)
@@ -198,13 +206,14 @@ class Keeper:
         return tuple(route.figures() for route in self._routes.values())
 
 
-def _ask_for_real_time() -> bool:
-    """Run before ordinary processes where that is permitted, because timers are then kept to the microsecond."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except OSError:
-        return False
-    return True
+@contextmanager
+def _scheduling(order: Order) -> Iterator[bool]:
+    """Real-time scheduling where it is wanted and granted; whether it is."""
+    if order.backend != "tun" or not order.real_time:
+        yield False
+        return
+    with realtime_scheduling() as granted:
+        yield granted.realtime
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -224,12 +233,12 @@ def main() -> None:
     keeper = Keeper(order, control)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        started = keeper.build()
-        # Nothing here makes cycles while packets flow, and a collection would hold them up.
-        gc.freeze()
-        gc.disable()
-        control.send((READY, started))
-        keeper.serve()
+        with _scheduling(order) as real_time:
+            control.send((READY, keeper.build(real_time)))
+            # Nothing here makes cycles while packets flow, and a collection would hold them up.
+            gc.freeze()
+            gc.disable()
+            keeper.serve()
     except KernelError as error:
         with suppress(BrokenPipeError):
             control.send((ERROR, str(error)))

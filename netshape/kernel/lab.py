@@ -243,9 +243,7 @@ def check_can_build() -> None:
         KernelError: Not Linux, not root, or no pyroute2.
     """
     if sys.platform != "linux":
-        raise KernelError(
-            f"network namespaces: this is {sys.platform}, and only Linux has them; use shaped streams or the proxy"
-        )
+        raise KernelError(f"network namespaces: this is {sys.platform}, only Linux has them; use the proxy")
     if importlib.util.find_spec("pyroute2") is None:
         raise KernelError("pyroute2 is not installed; run pip install 'helix-emulator[kernel]'")
     if os.geteuid() != 0:

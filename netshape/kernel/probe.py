@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netshape.kernel.errors import KernelError
-from netshape.kernel.syscalls import CLONE_NEWNET, Timer, unshare
+from netshape.kernel.syscalls import CLONE_NEWNET, unshare
 from netshape.kernel.tun import open_tun
+from netshape.timing import Timerfd, realtime_scheduling
 
 PROBE_S = 30.0
 """Longest time that the child process may take."""
@@ -256,24 +257,22 @@ def _congestion_controls() -> Tried:
 
 
 def _real_time() -> Tried:
-    tried = _attempt(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))
-    if tried[0]:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    return tried
+    with realtime_scheduling(1) as granted:
+        return granted.realtime, granted.reason
 
 
 def _timers() -> Tried:
     """Whether there are timerfds, and how late they are."""
     try:
-        timer = Timer()
-    except (OSError, AttributeError) as error:
+        timer = Timerfd()
+    except OSError as error:
         return False, str(error)
     late_s = []
     for _ in range(_TIMER_TRIES):
-        due = time.monotonic() + 0.001
+        due = time.monotonic_ns() + 1_000_000
         timer.arm(due)
-        select.select([timer.descriptor], [], [])
-        late_s.append(time.monotonic() - due)
+        select.select([timer.fd], [], [])
+        late_s.append((time.monotonic_ns() - due) / 1e9)
     timer.close()
     return True, f"{statistics.median(late_s) * 1e6:.0f} us late (p50 of {_TIMER_TRIES})"
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +12,6 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 MNT_DETACH = 2
 OWN_NAMESPACE = Path("/proc/self/ns/net")
-
-_ABSOLUTE = 1
-"""TFD_TIMER_ABSTIME."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,42 +67,3 @@ def inside(path: Path) -> Iterator[None]:
             set_network_namespace(home)
     finally:
         os.close(home)
-
-
-class Timer:
-    """A timer that makes its descriptor readable at a time of :func:`time.monotonic`, to the nanosecond's rounding.
-
-    ``select`` and ``epoll`` alone round their timeouts up to whole milliseconds.
-
-    Attributes:
-        descriptor: For ``epoll``; readable from the armed time on, until the timer is armed again.
-    """
-
-    __slots__ = ("_armed_s", "_setting", "descriptor")
-
-    def __init__(self) -> None:
-        self.descriptor = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.descriptor < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"timerfd: {os.strerror(number)}")
-        self._setting = (ctypes.c_long * 4)()
-        self._armed_s = math.inf
-
-    def arm(self, time_s: float) -> None:
-        """Make it ready at ``time_s``, at once when that is past, never when it is infinite."""
-        if time_s == self._armed_s:
-            return
-        self._armed_s = time_s
-        setting = self._setting
-        # All zeros would disarm it; 1 ns after boot is past.
-        nanoseconds = 0 if time_s == math.inf else max(1, math.ceil(time_s * 1e9))
-        setting[2], setting[3] = divmod(nanoseconds, 1_000_000_000)
-        _checked(_libc.timerfd_settime(self.descriptor, _ABSOLUTE, setting, None), "timerfd")
-
-    def disarm(self) -> None:
-        """Never make it ready."""
-        self.arm(math.inf)
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self.descriptor)

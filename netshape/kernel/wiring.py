@@ -252,7 +252,7 @@ class Wiring:
                 oif=card,
                 scope="link",
                 prefsrc=host.address,
-                metrics={"attrs": [("RTAX_MTU", link.mtu_bytes)]},
+                metrics={"mtu": link.mtu_bytes},
             )
 
     def _set_tcp(self) -> None:
