@@ -55,7 +55,7 @@ def test_without_a_timerfd_the_stock_selector_serves(monkeypatch: pytest.MonkeyP
     def none_here(self: object) -> None:
         raise OSError("no timerfd here")
 
-    monkeypatch.setattr(timing._Timerfd, "__init__", none_here)
+    monkeypatch.setattr(timing.Timerfd, "__init__", none_here)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="no timerfd"):
         TimerfdSelector()
