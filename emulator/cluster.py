@@ -92,6 +92,13 @@ class ClusterState:
         self.network = VirtualNetwork(env, self._transfer_sent if watched else None)
         self.transmit = self.network.transmit
 
+    def start_window(self) -> None:
+        """Nodes and wires forget what they measured so far."""
+        for node in self.latest.values():
+            node.start_window()
+        for wire in self.used_wires():
+            wire.start_window()
+
     def carry_by(self, network: VirtualNetwork) -> None:
         """Let ``network`` carry all transfers from now on."""
         network.watch = self.network.watch

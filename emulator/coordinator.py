@@ -34,6 +34,7 @@ class Coordinator:
         on_refused: Called with the time after a request was turned away for want of a pipeline.
         on_ended: Called with every request that ended, whatever the outcome.
         on_token: Called with request and time for every token, when set.
+        on_closed: Called with every attempt that holds nothing any more, when set.
     """
 
     def __init__(self, state: ClusterState, spec: EmulationSpec) -> None:
@@ -52,6 +53,7 @@ class Coordinator:
         self.on_refused: Callable[[float], None] | None = None
         self.on_ended: Callable[[Request], None] | None = None
         self.on_token: Callable[[Request, float], None] | None = None
+        self.on_closed: Callable[[Attempt], None] | None = None
 
     def in_flight(self) -> Iterable[Attempt]:
         """Attempts under way, in order of admission."""
@@ -387,6 +389,8 @@ class Coordinator:
             assert node.kv_used >= 0
             if held and node.waits_for_kv:
                 node.kv_freed()
+        if self.on_closed is not None:
+            self.on_closed(attempt)
 
     def _end_request(self, request: Request, outcome: Outcome, reason: str) -> None:
         now = self._env.now

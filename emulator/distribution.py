@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from array import array
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +77,27 @@ class Distribution:
             self.smallest = min(self.smallest, other.smallest)
             self.largest = max(self.largest, other.largest)
         self.settle()
+
+    def to_plain(self) -> dict[str, Any]:
+        """All of it as JSON knows it; :meth:`from_plain` reads it in another process of this machine."""
+        plain: dict[str, Any] = {"samples": base64.b64encode(self.samples.tobytes()).decode()}
+        if self._bins is not None:
+            filled = np.flatnonzero(self._bins)
+            plain["bins"] = [filled.tolist(), self._bins[filled].tolist()]
+            plain["binned"] = [self.count, self._total, self.smallest, self.largest]
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Distribution:
+        """What :meth:`to_plain` wrote."""
+        made = cls()
+        made.samples.frombytes(base64.b64decode(plain["samples"]))
+        if "bins" in plain:
+            filled, counts = plain["bins"]
+            made._bins = np.zeros(_BINS, dtype=np.int64)
+            made._bins[filled] = counts
+            made.count, made._total, made.smallest, made.largest = plain["binned"]
+        return made
 
     @staticmethod
     def _bin_of(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

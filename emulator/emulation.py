@@ -71,10 +71,7 @@ class Emulation:
 
     def _start_window(self) -> None:
         self.state.metrics.start_window(self.env.now)
-        for node in self.state.latest.values():
-            node.start_window()
-        for wire in self.state.used_wires():
-            wire.start_window()
+        self.state.start_window()
 
     def run(self) -> dict[str, Any]:
         """Run to the end and return the summary; Ctrl-C ends early and marks it ``interrupted``."""

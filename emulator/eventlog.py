@@ -59,6 +59,11 @@ class EventLog:
         self._left -= len(chunk)
         self._sink(chunk)
 
+    def append(self, lines: str) -> None:
+        """Take over whole lines that another process has written."""
+        for line in lines.splitlines(keepends=True):
+            self._write(line)
+
     def sha256(self) -> str:
         """Hash of all events so far, hexadecimal."""
         self.flush()

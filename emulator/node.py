@@ -70,6 +70,7 @@ class GpuNode:
         out_links: Links that leave it.
         only_link: The one link that leaves it, when there is just one.
         slowdown: Factor on every batch's time.
+        away: Whether another process runs it and keeps its books; this one only knows of it.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class GpuNode:
         self.batches = 0
         self.batched = 0
         self.slowdown = 1.0
+        self.away = False
         self.out_links: list[EmulatedLink] = []
         self.only_link: EmulatedLink | None = None
         limits = profile.limits_at(len(held))
@@ -176,6 +178,8 @@ class GpuNode:
 
     def kv_of(self, attempt: Attempt, position: int, layers: LayerRange) -> int:
         """KV entries (layer-tokens) that ``attempt`` has here, as stage ``position`` of its pipeline."""
+        if self.away:
+            return 0
         held = attempt.context * len(layers)
         if position < attempt.hop:
             held += attempt.tokens * len(layers)

@@ -95,9 +95,13 @@ def run(
     mode: Annotated[
         TimeMode | None, typer.Option(help="Real clock: messages count from when they were planned, or observed.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Real clock: processes for the nodes, beside the coordinator's; 0 is one for all."),
+    ] = None,
 ) -> None:
     """Run a scenario in virtual time, or over real sockets in real time."""
-    real_time = _real_time(clock, dilation, mode)
+    real_time = _real_time(clock, {"dilation": dilation, "mode": mode, "workers": workers})
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
     _check_writable(json_to)
     console = Console(stderr=json_to is not None)
@@ -207,9 +211,9 @@ def _draw_plans(
         draw_traces(plans, scenario, draw_trace)
 
 
-def _real_time(clock: Clock, dilation: float | None, mode: TimeMode | None) -> RealTime | None:
+def _real_time(clock: Clock, options: Mapping[str, Any]) -> RealTime | None:
     """How a run goes in real time; ``None`` in virtual time, which knows none of the options."""
-    given: dict[str, Any] = {key: value for key, value in (("dilation", dilation), ("mode", mode)) if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
     if clock is Clock.REAL:
         return RealTime(**given)
     for key in given:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from emulator.emulation import Emulation, Progress
+from emulator.realtime.distributed import DistributedEmulation, check_distributable
 from emulator.realtime.emulation import RealTime, RealTimeEmulation
 from emulator.spec import EmulationSpec
+from netshape.timing import run as run_precisely
 from scenarios.loader import LoadedScenario
 from scenarios.results import RunDirectory
 
@@ -37,6 +38,8 @@ def run_scenario(
         ScenarioError: ``out`` cannot be used.
         SimulationError: The scenario cannot run.
     """
+    if real_time is not None and real_time.workers:
+        check_distributable(loaded.spec)
     with ExitStack() as stack:
         directory = None if out is None else stack.enter_context(RunDirectory(out, loaded))
         hooks: dict[str, Any] = {
@@ -47,11 +50,12 @@ def run_scenario(
         if real_time is None:
             summary = Emulation(loaded.spec, **hooks).run()
         else:
-            summary = asyncio.run(_in_real_time(loaded.spec, real_time, hooks))
+            summary = run_precisely(_in_real_time(loaded.spec, real_time, hooks))
         if directory is not None:
             directory.finish(summary)
     return summary
 
 
 async def _in_real_time(spec: EmulationSpec, real_time: RealTime, hooks: dict[str, Any]) -> dict[str, Any]:
-    return await RealTimeEmulation(spec, real_time=real_time, **hooks).run_on_loop()
+    kind = DistributedEmulation if real_time.workers else RealTimeEmulation
+    return await kind(spec, real_time=real_time, **hooks).run_on_loop()

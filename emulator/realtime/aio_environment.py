@@ -146,6 +146,12 @@ class AioEnvironment(VirtualEnvironment):
             self._disarm()
             self._finished = None
 
+    def end_at(self, until_s: float) -> None:
+        """Let the :meth:`advance` under way go to ``until_s`` at most; at once if that is past."""
+        self._until_s = min(self._until_s, max(until_s, self._now))
+        self._disarm()
+        self._rearm_whatever_the_gate()
+
     def fail(self, error: BaseException) -> None:
         """End :meth:`advance` with ``error``; if none is under way, the next one."""
         event = Event(self)

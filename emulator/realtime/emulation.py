@@ -19,13 +19,15 @@ from emulator.errors import SimulationError
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.exchange import Exchange, Pair, need_files
 from emulator.realtime.frames import TOKEN_BYTES
-from emulator.realtime.meter import LoopLag, Meter, advice, figures, keeping_up
+from emulator.realtime.meter import Counts, LoopLag, Meter, advice, figures, keeping_up
 from emulator.realtime.network import SocketNetwork, TimeMode
 from emulator.spec import EmulationSpec
+from netshape.timing import timer_kind
 from placement.cluster import COORDINATOR
 
 LEAD_S = 0.05
 """From the last preparation to emulated time 0."""
+MAX_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +37,16 @@ class RealTime:
     Attributes:
         dilation: Emulated seconds per second of the wall: 0.5 runs at half speed, an emulated second takes two.
         mode: Whose time counts.
+        workers: Processes for the nodes beside the coordinator's; 0 has everything in one.
     """
 
     dilation: float = 1.0
     mode: TimeMode = TimeMode.LOGICAL
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise SimulationError(f"workers is {self.workers}; it must be from 0 to {MAX_WORKERS}")
         if not (math.isfinite(self.dilation) and 0.001 <= self.dilation <= 1_000):
             raise SimulationError(f"dilation is {self.dilation:g}; it must be from 0.001 to 1000, 0.5 being half speed")
 
@@ -86,10 +92,15 @@ class RealTimeEmulation(AioEmulation):
         self.meter = Meter()
         self.lag = LoopLag(loop)
         self.error: str | None = None
+        self.sockets: Mapping[str, Any] = {}
         self.exchange = Exchange(loop, secrets.token_bytes(TOKEN_BYTES), lambda *_: None, self._lost)
         self._behind_s = self._achieved = 0.0
-        self._sockets: Mapping[str, Any] = {}
         super().__init__(spec, dilation=self.real_time.dilation, **hooks)
+
+    @property
+    def lead_s(self) -> float:
+        """From the last preparation to emulated time 0."""
+        return LEAD_S
 
     def _connect(self) -> None:
         network = SocketNetwork(self.env, self.exchange, self.real_time.mode, self.state.model_layers, self.meter)
@@ -105,13 +116,13 @@ class RealTimeEmulation(AioEmulation):
         reached = False
         try:
             await self._open()
-            with _interrupted_by_ctrl_c(self.env), _no_collections():
-                reached = await self._keep_time()
-        except PeerLostError as error:
-            self.error = str(error)
+            try:
+                with _interrupted_by_ctrl_c(self.env), _no_collections():
+                    reached = await self._keep_time()
+            except PeerLostError as error:
+                self.error = str(error)
         finally:
-            self.lag.stop()
-            self.exchange.close()
+            await self._close()
         summary = self._ended(wall, cpu, interrupted=not reached)
         summary["real_time"] = self._figures()
         return summary
@@ -123,12 +134,20 @@ class RealTimeEmulation(AioEmulation):
         for machine in machines:
             self.exchange.listen(machine)
         await self.exchange.connect(pairs, pairs)
-        self._sockets = self.exchange.settings()
+        self.sockets = self.exchange.settings()
+
+    async def _close(self) -> None:
+        self.lag.stop()
+        self.exchange.close()
+
+    def _begin(self, at_loop_s: float) -> None:
+        """Emulated time 0 is at ``at_loop_s``, which is a little ahead."""
+        self.env.begin(at_loop_s)
 
     async def _keep_time(self) -> bool:
         loop = asyncio.get_running_loop()
-        begin_s = loop.time() + LEAD_S
-        self.env.begin(begin_s)
+        begin_s = loop.time() + self.lead_s
+        self._begin(begin_s)
         self.lag.start()
         try:
             return await self._advance_on_loop()
@@ -144,43 +163,58 @@ class RealTimeEmulation(AioEmulation):
     def _lost(self, pair: Pair, reason: str) -> None:
         self.env.fail(PeerLostError(f"the connection {pair[0]}->{pair[1]} was lost: {reason}"))
 
+    def _counts(self) -> list[Counts]:
+        """What each process of the run counted, the coordinator's first."""
+        return [
+            Counts(
+                events=self.env.events,
+                late_frames=self.meter.late_frames,
+                causality_violations=self.meter.causality_violations,
+                sent_bytes=self.exchange.sent_bytes,
+                received_bytes=self.exchange.received_bytes,
+                strangers=self.exchange.strangers,
+                malformed=self.exchange.malformed,
+                event_lateness_s=self.env.lateness_s,
+                frame_lateness_s=self.meter.frame_lateness_s,
+                loop_lag_s=self.lag.lag_s,
+            )
+        ]
+
     def _figures(self) -> dict[str, Any]:
         """The part ``real_time`` of the summary."""
-        meter, settings = self.meter, self.real_time
-        share = None
-        if settings.mode is TimeMode.OBSERVED:
-            share = self._share_of_latency()
-        kept_up, problem = keeping_up(
-            self.env.lateness_s,
-            meter.frame_lateness_s,
-            behind_s=self._behind_s if self.error is None else 0.0,
-            share_of_latency=share,
-            causality_violations=meter.causality_violations,
-        )
+        settings = self.real_time
+        counts = Counts()
+        for part in self._counts():
+            counts.add(part)
+        share = self._share_of_latency(counts) if settings.mode is TimeMode.OBSERVED else None
+        behind_s = self._behind_s if self.error is None else 0.0
+        kept_up, problem = keeping_up(counts, behind_s=behind_s, share_of_latency=share)
         return {
             "mode": str(settings.mode),
             "dilation": settings.dilation,
             "dilation_achieved": self._achieved,
+            "workers": settings.workers,
             "kept_up": kept_up,
-            "warning": None if kept_up else advice(problem, settings.dilation),
+            "warning": None if kept_up else advice(problem, settings.dilation, settings.workers),
             "error": self.error,
-            "event_lateness_s": figures(self.env.lateness_s),
-            "frame_lateness_s": figures(meter.frame_lateness_s),
-            "loop_lag_s": figures(self.lag.lag_s),
-            "lateness_share_of_decode_latency": share,
-            "late_frames": meter.late_frames,
-            "causality_violations": meter.causality_violations,
-            "events": self.env.events,
-            "sent_bytes": self.exchange.sent_bytes,
-            "received_bytes": self.exchange.received_bytes,
-            "strangers_turned_away": self.exchange.strangers,
-            "malformed_connections": self.exchange.malformed,
-            "sockets": self._sockets,
+            "event_lateness_s": figures(counts.event_lateness_s),
+            "frame_lateness_s": figures(counts.frame_lateness_s),
+            "loop_lag_s": figures(counts.loop_lag_s),
+            "lateness_share_of_iteration_latency": share,
+            "late_frames": counts.late_frames,
+            "causality_violations": counts.causality_violations,
+            "events": counts.events,
+            "sent_bytes": counts.sent_bytes,
+            "received_bytes": counts.received_bytes,
+            "strangers_turned_away": counts.strangers,
+            "malformed_connections": counts.malformed,
+            "timer": timer_kind(asyncio.get_running_loop()),
+            "sockets": self.sockets,
         }
 
-    def _share_of_latency(self) -> float | None:
+    def _share_of_latency(self, counts: Counts) -> float | None:
         """What the lateness of messages makes up of the time from the coordinator and back."""
-        late_s = self.meter.frame_lateness_s.total() * self.env.dilation
+        late_s = counts.frame_lateness_s.total() * self.env.dilation
         metrics = self.state.metrics
         whole_s = metrics.decode_latency().total() + metrics.prefill.total()
         return late_s / whole_s if whole_s > 0 else None

@@ -18,11 +18,13 @@ VERSION = 1
 TOKEN_BYTES = 16
 MAX_PAYLOAD_BYTES = 256 * 1024
 """Longest frame: between two of them other connections and events get their turn."""
-MAX_PATH = 255
+MAX_PATH = 1024
+"""Most links of a pipeline."""
 MAX_NAME_BYTES = 512
 
 _GREETING = struct.Struct(f"<8sH{TOKEN_BYTES}sHH")
-_HEADER = struct.Struct("<IQIIIIIIIHBBd")
+_HEADER = struct.Struct("<HIQIIIIIIIHHBd")
+_PATH_LENGTH = struct.Struct("<H")
 _LINK = struct.Struct("<I")
 
 LAST = 1
@@ -78,6 +80,7 @@ def frame_sizes(payload_bytes: int) -> Iterator[int]:
 def pack(message: Message, payload_bytes: int, *, last: bool) -> bytes:
     """The header of a frame with ``payload_bytes`` of ``message``."""
     header = _HEADER.pack(
+        len(message.path),
         payload_bytes,
         message.serial,
         message.link,
@@ -92,8 +95,7 @@ def pack(message: Message, payload_bytes: int, *, last: bool) -> bytes:
         (LAST if last else 0) | (PREFILL if message.prefill else 0),
         message.planned_s,
     )
-    path = b"".join(map(_LINK.pack, message.path))
-    return bytes([len(message.path)]) + header + path
+    return header + struct.pack(f"<{len(message.path)}I", *message.path)
 
 
 class FrameParser:
@@ -133,30 +135,33 @@ class FrameParser:
                     if self._last:
                         yield message
                 continue
-            need = 1 + _HEADER.size
-            if self._head:
-                need += self._head[0] * _LINK.size
-            elif size > at:
-                need += data[at] * _LINK.size
+            need = _HEADER.size
+            if len(self._head) >= need:
+                need += self._path_length(self._head) * _LINK.size
             taken = min(need - len(self._head), size - at)
-            if not self._head and taken == need:
-                head: bytearray | memoryview = data[at : at + need]
-            else:
-                self._head += data[at : at + taken]
-                head = self._head
+            self._head += data[at : at + taken]
             at += taken
-            if len(head) == need:
-                self._begin(head)
+            if len(self._head) == _HEADER.size + self._path_length(self._head) * _LINK.size:
+                self._begin(self._head)
                 self._head = bytearray()
 
-    def _begin(self, head: bytearray | memoryview) -> None:
-        payload, *numbers, flags, planned_s = _HEADER.unpack_from(head, 1)
+    @staticmethod
+    def _path_length(head: bytearray) -> int:
+        """Links in the path of a header; as long as that is open, none."""
+        if len(head) < _HEADER.size:
+            return 0
+        (length,) = _PATH_LENGTH.unpack_from(head)
+        if length > MAX_PATH:
+            raise FrameError(f"a frame with a path of {length} links; at most {MAX_PATH} are possible")
+        return int(length)
+
+    def _begin(self, head: bytearray) -> None:
+        length, payload, *numbers, flags, planned_s = _HEADER.unpack_from(head)
         if payload > MAX_PAYLOAD_BYTES:
             raise FrameError(f"a frame of {payload} bytes; at most {MAX_PAYLOAD_BYTES} are allowed")
         if flags & ~(LAST | PREFILL) or not planned_s >= 0:
             raise FrameError(f"a frame with flags {flags:#x} for time {planned_s}; neither is possible")
-        start = 1 + _HEADER.size
-        path = tuple(_LINK.unpack_from(head, start + _LINK.size * place)[0] for place in range(head[0]))
+        path = struct.unpack_from(f"<{length}I", head, _HEADER.size)
         self._skip, self._last = payload, bool(flags & LAST)
         self._message = Message._make((*numbers, bool(flags & PREFILL), planned_s, path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from emulator.distribution import Distribution
@@ -13,6 +14,8 @@ KEPT_UP_S = 0.010
 """A run has kept up when 95 % of its events and frames were no later than this, in seconds of the wall."""
 KEPT_UP_SHARE = 0.01
 """In observed time, where every hop's lateness adds to a token's latency: the most that it may make up of that."""
+VIOLATIONS_SHARE = 0.001
+"""So many of the messages may come after their receiver had passed their time."""
 
 
 class LoopLag:
@@ -63,25 +66,57 @@ class Meter:
         self.frame_lateness_s.add(max(0.0, lateness_s))
 
 
-def keeping_up(
-    event_lateness_s: Distribution,
-    frame_lateness_s: Distribution,
-    *,
-    behind_s: float,
-    share_of_latency: float | None,
-    causality_violations: int,
-) -> tuple[bool, str]:
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What a process counted, or all processes of a run together."""
+
+    events: int = 0
+    late_frames: int = 0
+    causality_violations: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    strangers: int = 0
+    malformed: int = 0
+    event_lateness_s: Distribution = field(default_factory=Distribution)
+    frame_lateness_s: Distribution = field(default_factory=Distribution)
+    loop_lag_s: Distribution = field(default_factory=Distribution)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        return {
+            each.name: value.to_plain() if isinstance(value := getattr(self, each.name), Distribution) else value
+            for each in fields(self)
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Counts:
+        """What :meth:`to_plain` wrote."""
+        given: dict[str, Any] = {
+            each.name: Distribution.from_plain(value) if isinstance(value := plain[each.name], dict) else value
+            for each in fields(cls)
+        }
+        return cls(**given)
+
+    def add(self, other: Counts) -> None:
+        """Add what another process counted."""
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(mine, Distribution):
+                mine.absorb(theirs)
+            else:
+                setattr(self, each.name, mine + theirs)
+
+
+def keeping_up(counts: Counts, *, behind_s: float, share_of_latency: float | None) -> tuple[bool, str]:
     """Whether a run kept up with its clock, and, if not, what was wrong.
 
     Args:
-        event_lateness_s: Of all events.
-        frame_lateness_s: Of all messages.
+        counts: Of all processes.
         behind_s: How far the last event was behind the clock.
         share_of_latency: What lateness makes up of a token's latency; ``None`` where it does not count.
-        causality_violations: Messages whose receiver had passed their time.
     """
     problems: list[str] = []
-    for what, distribution in (("events", event_lateness_s), ("messages", frame_lateness_s)):
+    for what, distribution in (("events", counts.event_lateness_s), ("messages", counts.frame_lateness_s)):
         p95 = distribution.summary()["p95"]
         if p95 is not None and p95 > KEPT_UP_S:
             problems.append(f"5 % of {what} were more than {p95 * 1e3:.1f} ms late")
@@ -89,16 +124,19 @@ def keeping_up(
         problems.append(f"the clock stood {behind_s * 1e3:.0f} ms behind at the end")
     if share_of_latency is not None and share_of_latency > KEPT_UP_SHARE:
         problems.append(f"lateness made up {share_of_latency:.1%} of the latency of tokens")
-    if causality_violations * 1_000 > frame_lateness_s.summary()["count"]:  # type: ignore[operator]
-        problems.append(f"{causality_violations} messages came after their receiver had passed their time")
+    messages = counts.frame_lateness_s.summary()["count"]
+    assert isinstance(messages, int)
+    if counts.causality_violations > VIOLATIONS_SHARE * messages:
+        problems.append(f"{counts.causality_violations} messages came after their receiver had passed their time")
     return not problems, "; ".join(problems)
 
 
-def advice(problem: str, dilation: float) -> str:
+def advice(problem: str, dilation: float, workers: int) -> str:
     """What to do about a run that fell behind."""
+    spread = "" if workers else "spread the nodes over processes (--workers 2), "
     return (
         f"the machine did not keep up with real time: {problem}. Slow the clock down (--dilation {dilation / 2:g}), "
-        "use fewer nodes or requests, spread the nodes over processes (--workers 2), or stop other programs"
+        f"use fewer nodes or requests, {spread}or stop other programs"
     )
 
 

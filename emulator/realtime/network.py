@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ from simpy.events import Event
 
 from emulator.links import EmulatedLink, Transfer, VirtualNetwork
 from emulator.realtime.aio_environment import AioEnvironment
+from emulator.realtime.attempts import Attempts
 from emulator.realtime.exchange import Exchange, Pair
-from emulator.realtime.frames import Message
+from emulator.realtime.frames import FrameError, Message
 from emulator.realtime.gate import ArrivalGate
 from emulator.realtime.meter import Meter
 
@@ -28,20 +30,45 @@ class TimeMode(StrEnum):
 
 
 class SocketNetwork(VirtualNetwork):
-    """Sends every message's bytes to its receiver's socket; sender and receiver are nodes of this process.
+    """Sends every message's bytes to its receiver's socket.
 
     The links' clocks say when a message is due, as in virtual time. Its bytes leave at once and are usually early:
-    the receiver holds the message until its time. In logical time a message that is late holds up everything planned
-    for its time or later, so that the order of events is that of virtual time. In observed time nobody waits: a
-    message counts from when it is there.
+    the receiver holds the message until its time. In logical time a message that is late holds up everything in its
+    process that is planned for its time or later, so that the order of events is that of virtual time. In observed
+    time nobody waits: a message counts from when it is there.
+
+    A receiver in another process gets a message from its header alone. There, nothing says that a message is on its
+    way; one that comes after an event of its time or later is a causality violation, and is counted.
+
+    Args:
+        env: Events of this process.
+        exchange: Its sockets.
+        mode: Whose time counts.
+        layers: Of the model.
+        meter: Counts.
+        here: Names of the machines of this process; all when not given.
+        attempts: Attempts by number; needed when there are others.
     """
 
-    def __init__(self, env: AioEnvironment, exchange: Exchange, mode: TimeMode, layers: int, meter: Meter) -> None:
+    def __init__(
+        self,
+        env: AioEnvironment,
+        exchange: Exchange,
+        mode: TimeMode,
+        layers: int,
+        meter: Meter,
+        *,
+        here: Iterable[str] | None = None,
+        attempts: Attempts | None = None,
+    ) -> None:
         super().__init__(env)
         self._env: AioEnvironment = env
         self._exchange = exchange
         self._layers = layers
         self._meter = meter
+        self._here = None if here is None else dict.fromkeys(here)
+        self._attempts = attempts
+        self._links: dict[int, EmulatedLink] = {}
         self._serial = 0
         self._gate = ArrivalGate()
         self._on_way: dict[int, tuple[EmulatedLink, Attempt]] = {}
@@ -50,62 +77,111 @@ class SocketNetwork(VirtualNetwork):
             env.gate = self._gate
         exchange.on_message = self._received
 
+    def know(self, links: Iterable[EmulatedLink]) -> None:
+        """Messages of other processes come over ``links``."""
+        self._links = {link.index: link for link in links}
+
+    # -- sending -------------------------------------------------------------------------------
+
     def launch(self, transfer: Transfer, at_s: float) -> None:
         """Send the bytes of ``transfer`` off; in logical time its event is planned as well."""
+        link = transfer.link
+        if self._here is not None and link.wire.target not in self._here:
+            self._send_away(transfer)
+            return
         if not self._observed:
             self._env.push(transfer, at_s)
-        link = transfer.link
-        pair = link.wire.source, link.wire.target
         for item, planned_s in zip(transfer.items, transfer.times, strict=True):
             self._serial += 1
             if self._observed:
                 self._on_way[self._serial] = link, item
             else:
                 self._gate.expect(self._serial, planned_s)
-            message = message_of(self._serial, link, item, planned_s, self._layers)
-            self._exchange.send(pair, message, payload_bytes(link, item))
+            self._send(link, item, planned_s)
 
-    def _received(self, _pair: Pair, message: Message) -> None:
+    def _send_away(self, transfer: Transfer) -> None:
+        """To another process, which sees nothing but the messages' headers."""
+        link, attempts = transfer.link, self._attempts
+        assert attempts is not None
+        for item, planned_s in zip(transfer.items, transfer.times, strict=True):
+            self._serial += 1
+            links = item.path() if item.pipeline is None else item.pipeline.links
+            self._send(link, item, planned_s, attempts.number_of(item), tuple(each.index for each in links))
+        attempts.left(transfer.items)
+
+    def _send(
+        self, link: EmulatedLink, item: Attempt, planned_s: float, attempt: int = 0, path: tuple[int, ...] = ()
+    ) -> None:
+        request = item.request
+        message = Message(
+            serial=self._serial,
+            link=link.index,
+            attempt=attempt,
+            request=request.number,
+            tokens=item.tokens,
+            context=item.context,
+            emitted=request.emitted_tokens,
+            longest=request.prompt_tokens + request.output_tokens,
+            layer=self._layers if link.node is None else link.entry_layer,
+            hop=item.hop,
+            prefill=item.prefill,
+            planned_s=planned_s,
+            path=path,
+        )
+        self._exchange.send((link.wire.source, link.wire.target), message, round(link.bytes_per_token * item.tokens))
+
+    # -- receiving -----------------------------------------------------------------------------
+
+    def _received(self, pair: Pair, message: Message) -> None:
         env, planned_s = self._env, message.planned_s
         late_s = (env.clock_s() - planned_s) / env.dilation
         if late_s > 0:
             self._meter.late_frames += 1
-        if self._observed:
-            # In a heap with all other events, and in order: a link's messages are planned one after the other.
-            env.call_at(max(planned_s, env.now), self._let_through, message)
+        if self._here is not None and pair[0] not in self._here:
+            self._received_from_afar(pair, message, late_s)
+        elif self._observed:
+            self._hold(*self._on_way.pop(message.serial), message)
         else:
             self._meter.let_through(late_s)
             self._gate.arrived(message.serial)
             env.recheck()
 
-    def _let_through(self, event: Event) -> None:
-        message = event.value
-        assert isinstance(message, Message)
+    def _received_from_afar(self, pair: Pair, message: Message, late_s: float) -> None:
+        assert self._attempts is not None
         env = self._env
-        link, item = self._on_way.pop(message.serial)
+        try:
+            link = self._links[message.link]
+            path = tuple(self._links[index] for index in message.path)
+        except KeyError as error:
+            raise FrameError(f"a message over link {error.args[0]}, which there is not") from None
+        if (link.wire.source, link.wire.target) != pair:
+            raise FrameError(f"a message over {link.name} on the connection {pair[0]}->{pair[1]}")
+        attempt = self._attempts.arrived(message, path)
+        if attempt is None:
+            return
+        if self._observed:
+            self._hold(link, attempt, message)
+            return
+        self._meter.let_through(late_s)
+        if message.planned_s < env.now:
+            self._meter.causality_violations += 1
+        self._deliver(link, attempt, message, message.planned_s)
+
+    def _hold(self, link: EmulatedLink, attempt: Attempt, message: Message) -> None:
+        """Keep a message until its planned time, in observed time."""
+        # In the heap of all other events, and in order: a link's messages are planned one after the other.
+        env = self._env
+        env.call_at(max(message.planned_s, env.now), self._let_through, (link, attempt, message))
+
+    def _let_through(self, event: Event) -> None:
+        assert isinstance(event.value, tuple)
+        link, attempt, message = event.value
+        env = self._env
         at_s = max(env.clock_s(), env.now)
         self._meter.let_through((at_s - message.planned_s) / env.dilation)
-        env.push(Transfer(env, link, [item], [at_s], int(message.prefill), message.tokens), at_s)
+        self._deliver(link, attempt, message, at_s)
 
-
-def payload_bytes(link: EmulatedLink, item: Attempt) -> int:
-    """Bytes that ``item`` sends over ``link`` in this iteration."""
-    return round(link.bytes_per_token * item.tokens)
-
-
-def message_of(serial: int, link: EmulatedLink, item: Attempt, planned_s: float, layers: int) -> Message:
-    """What the header of ``item`` says on ``link``."""
-    return Message(
-        serial=serial,
-        link=link.index,
-        attempt=0,
-        request=item.request.number,
-        tokens=item.tokens,
-        context=item.context,
-        emitted=item.request.emitted_tokens,
-        longest=item.request.prompt_tokens + item.request.output_tokens,
-        layer=layers if link.node is None else link.entry_layer,
-        hop=item.hop,
-        prefill=item.prefill,
-        planned_s=planned_s,
-    )
+    def _deliver(self, link: EmulatedLink, attempt: Attempt, message: Message, at_s: float) -> None:
+        env = self._env
+        transfer = Transfer(env, link, [attempt], [at_s], int(message.prefill), message.tokens)
+        env.push(transfer, max(at_s, env.now))

@@ -26,6 +26,7 @@ class SchedulerPolicy(ABC):
         observes_hops: :meth:`transfer_sent` and :meth:`stage_left` want to know of every hop.
         follows_flow: It routes by the max flow, so that it matters which of several max flows is taken.
         counts_decodes: Pipelines count the decode iterations issued on them in ``decodes_issued``.
+        one_process: Choosing looks at what goes on at other nodes, so that all must be in one process.
         default_options: Known options and their defaults; all are numbers.
         longest_prompt: Longest prompt that it would admit to an idle cluster; ``None`` when it refuses nobody.
     """
@@ -35,6 +36,7 @@ class SchedulerPolicy(ABC):
     observes_hops: ClassVar[bool] = False
     follows_flow: ClassVar[bool] = True
     counts_decodes: ClassVar[bool] = False
+    one_process: ClassVar[bool] = False
     default_options: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:

@@ -17,6 +17,7 @@ class ShortestQueuePolicy(PerHopPolicy):
     """Among the successors with the shortest queue a random one whose link is free (HELIX.md section 6)."""
 
     name = "shortest-queue"
+    one_process = True
 
     def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:
         super().__init__(state, options, seed)

@@ -25,6 +25,7 @@ class SwarmPolicy(PerHopPolicy):
 
     name = "swarm"
     observes_hops = True
+    one_process = True
     default_options: ClassVar[Mapping[str, float]] = {"initial_priority": 0.05, "smoothing": 0.8}
 
     def __init__(self, state: ClusterState, options: Mapping[str, object], seed: int) -> None:

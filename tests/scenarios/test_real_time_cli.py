@@ -32,9 +32,11 @@ def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_run_reports_how_it_kept_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_reports_how_it_kept_up(tmp_path: Path, workers: str) -> None:
     short = ["--set", "duration=6 s", "--set", "warm_up=1 s"]
-    process = started("quickstart", *short, "--clock", "real", "--dilation", "4", "--out", "results", cwd=tmp_path)
+    real = ["--clock", "real", "--dilation", "4", "--workers", workers]
+    process = started("quickstart", *short, *real, "--out", "results", cwd=tmp_path)
     output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "real time (logical, dilation 4)" in output
@@ -42,7 +44,8 @@ def test_a_run_reports_how_it_kept_up(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "results" / "summary.json").read_text())["real_time"]
     assert figures["dilation"] == 4.0
     assert 0 < figures["dilation_achieved"] <= 4.2
-    assert figures["causality_violations"] == 0
+    assert figures["workers"] == int(workers)
+    assert figures["causality_violations"] == 0 or workers != "0"
     assert figures["error"] is None
     assert figures["kept_up"] or "warning: the machine did not keep up" in errors
     for key in ("event_lateness_s", "frame_lateness_s", "loop_lag_s"):
@@ -83,6 +86,9 @@ def test_ctrl_c_ends_a_run_with_partial_results(tmp_path: Path) -> None:
         (["--clock", "real", "--dilation", "0"], "dilation is 0; it must be from 0.001 to 1000"),
         (["--clock", "real", "--dilation", "nan"], "dilation is nan"),
         (["--clock", "real", "--mode", "guessed"], "observed"),
+        (["--workers", "2"], "--clock real"),
+        (["--clock", "real", "--workers", "1000"], "it must be from 0 to 64"),
+        (["--clock", "real", "--workers", "2", "--set", "scheduler={policy: swarm}"], "leave --workers out"),
     ],
 )
 def test_options_that_cannot_be(options: list[str], told: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ messages = st.builds(
     emitted=whole,
     longest=whole,
     layer=st.integers(0, 2**16 - 1),
-    hop=st.integers(0, 255),
+    hop=st.integers(0, 2**16 - 1),
     prefill=st.booleans(),
     planned_s=st.floats(0, 1e9),
     path=st.lists(whole, max_size=5).map(tuple),
@@ -86,7 +86,7 @@ def test_any_bytes_are_messages_or_a_frame_error(data: bytes) -> None:
         list(parser.feed(memoryview(data)))
     except FrameError:
         return
-    assert len(parser._head) <= 1 + 255 * 4 + 100
+    assert len(parser._head) <= 4 * MAX_PATH + 100
 
 
 @pytest.mark.parametrize("payload", [MAX_PAYLOAD_BYTES + 1, 2**32 - 1])
