@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +17,13 @@ from netshape.proxy.errors import ApiError
 from netshape.proxy.proxy import Limits
 from netshape.proxy.server import DEFAULT_PORT, ProxyServer
 from netshape.proxy.store import ProxyStore
+from netshape.timing import run
 from scenarios.errors import Problem, ScenarioError
 from scenarios.proxy_files import ProxyEntry, read_proxy_file
 
 MAX_PORT = 65_535
+SPARE_DESCRIPTORS = 1200
+"""For the proxies' and the API's own sockets."""
 
 
 def proxy(
@@ -42,7 +47,8 @@ def proxy(
     """
     entries = [] if config is None else read_proxy_file(config)
     limits = Limits(max_connections=max_connections, connect_timeout_s=connect_timeout)
-    asyncio.run(_serve(entries, host=host, port=port, seed=seed, limits=limits))
+    _raise_descriptor_limit(2 * max_connections + SPARE_DESCRIPTORS)
+    run(_serve(entries, host=host, port=port, seed=seed, limits=limits))
 
 
 async def _serve(entries: Sequence[ProxyEntry], *, host: str, port: int, seed: int, limits: Limits) -> None:
@@ -77,6 +83,17 @@ async def _populate(store: ProxyStore, entries: Sequence[ProxyEntry]) -> None:
             raise ScenarioError(
                 Problem("--config", None, f"proxy {entry.body.name}", None, error.message, remedy)
             ) from error
+
+
+def _raise_descriptor_limit(wanted: int) -> None:
+    """Allow this process the descriptors that it may need, as far as the system lets it; say when it does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < wanted:
+        print(f"warning: {allowed} open files allowed, {wanted} may be needed; see ulimit -Hn", file=sys.stderr)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

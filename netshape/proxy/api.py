@@ -29,10 +29,10 @@ BODY_TIMEOUT_S = 15.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(store: ProxyStore) -> web.Application:
-    """The API over ``store``."""
+def application(store: ProxyStore, *, body_timeout_s: float = BODY_TIMEOUT_S) -> web.Application:
+    """The API over ``store``; a body must come within ``body_timeout_s``."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors, _no_browsers])
-    api = Api(store)
+    api = Api(store, body_timeout_s)
     app.add_routes(
         [
             web.get("/version", api.version),
@@ -61,10 +61,12 @@ class Api:
 
     Args:
         store: The proxies.
+        body_timeout_s: Time that a body may take to come.
     """
 
-    def __init__(self, store: ProxyStore) -> None:
+    def __init__(self, store: ProxyStore, body_timeout_s: float) -> None:
         self._store = store
+        self._body_timeout_s = body_timeout_s
 
     async def version(self, request: web.Request) -> web.Response:
         """GET /version."""
@@ -81,7 +83,7 @@ class Api:
 
     async def populate(self, request: web.Request) -> web.Response:
         """POST /populate."""
-        bodies = read_proxy_list(await _body(request))
+        bodies = read_proxy_list(await self._body(request))
         proxies, error = await self._store.populate(bodies)
         shown = {"proxies": [proxy.shown() for proxy in proxies]}
         return _answer(shown, 201) if error is None else _answer({**error.body, **shown}, error.status)
@@ -92,7 +94,7 @@ class Api:
 
     async def create_proxy(self, request: web.Request) -> web.Response:
         """POST /proxies."""
-        proxy = await self._store.create(read_new_proxy(await _body(request)))
+        proxy = await self._store.create(read_new_proxy(await self._body(request)))
         return _answer(proxy.shown(), 201)
 
     async def show_proxy(self, request: web.Request) -> web.Response:
@@ -103,7 +105,7 @@ class Api:
         """POST or PATCH /proxies/{proxy}."""
         name = request.match_info["proxy"]
         self._store.get(name)
-        proxy = await self._store.update(name, read_proxy(await _body(request)))
+        proxy = await self._store.update(name, read_proxy(await self._body(request)))
         return _answer(proxy.shown())
 
     async def remove_proxy(self, request: web.Request) -> web.Response:
@@ -119,7 +121,7 @@ class Api:
         """POST /proxies/{proxy}/toxics."""
         name = request.match_info["proxy"]
         self._store.get(name)
-        toxic = await self._store.add_toxic(name, read_new_toxic(await _body(request)))
+        toxic = await self._store.add_toxic(name, read_new_toxic(await self._body(request)))
         return _answer(toxic.shown())
 
     async def show_toxic(self, request: web.Request) -> web.Response:
@@ -130,7 +132,7 @@ class Api:
         """POST or PATCH /proxies/{proxy}/toxics/{toxic}."""
         name, toxic_name = request.match_info["proxy"], request.match_info["toxic"]
         self._store.get(name).toxic(toxic_name)
-        value = await _body(request)
+        value = await self._body(request)
         toxic = await self._store.update_toxic(name, toxic_name, lambda toxic: read_changed_toxic(value, toxic))
         return _answer(toxic.shown())
 
@@ -139,14 +141,13 @@ class Api:
         await self._store.remove_toxic(request.match_info["proxy"], request.match_info["toxic"])
         return web.Response(status=204)
 
-
-async def _body(request: web.Request) -> Any:
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.read()
-    except TimeoutError:
-        raise ApiError(408, f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from None
-    return parse_json(body)
+    async def _body(self, request: web.Request) -> Any:
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                body = await request.read()
+        except TimeoutError:
+            raise ApiError(408, f"the body did not come within {self._body_timeout_s:g} s") from None
+        return parse_json(body)
 
 
 def _answer(value: Any, status: int = 200) -> web.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from netshape.link_metrics import PERCENTILES
 from netshape.proxy.flow_metrics import FlowMetrics
 from netshape.proxy.proxy import Proxy
 from netshape.proxy.toxics.toxic import DIRECTIONS
@@ -37,10 +38,11 @@ def exposition(proxies: Sequence[Proxy]) -> str:
     for name, kind, about, figure in PROXIES:
         lines += _family(f"helixemu_proxy_{name}", kind, about, [(_labels(proxy), figure(proxy)) for proxy in proxies])
     lateness = [
-        ({**_labels(proxy, direction), "quantile": str(percent / 100)}, seconds)
+        ({**_labels(proxy, direction), "quantile": str(share)}, proxy.metrics[direction].lateness.quantile(share))
         for proxy in proxies
         for direction in DIRECTIONS
-        for percent, seconds in proxy.metrics[direction].lateness_s().items()
+        for share in PERCENTILES.values()
+        if proxy.metrics[direction].lateness.count
     ]
     lines += _family("helixemu_proxy_lateness_seconds", "gauge", "How late held bytes were passed on.", lateness)
     return "\n".join(lines) + "\n"

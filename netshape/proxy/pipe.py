@@ -236,7 +236,7 @@ class Pipe:
 
     def late(self, lateness_s: float) -> None:
         """See :class:`~netshape.proxy.stages.Place`."""
-        self.metrics.late(lateness_s)
+        self.metrics.lateness.add(lateness_s)
 
     def _slot(self, toxic: Toxic) -> Slot:
         # A toxicity of 1 may be lowered later, so that the draw is made in any case.

@@ -9,7 +9,7 @@ from typing import Self
 from aiohttp import web
 
 from netshape.proxy.addresses import LOOPBACK, shown_address
-from netshape.proxy.api import application
+from netshape.proxy.api import BODY_TIMEOUT_S, application
 from netshape.proxy.store import ProxyStore
 
 DEFAULT_PORT = 8474
@@ -24,6 +24,7 @@ class ProxyServer:
         store: The proxies.
         host: Where to listen.
         port: Likewise; 0 for any.
+        body_timeout_s: Time that a request's body may take to come.
 
     Attributes:
         address: ``host:port`` once it listens.
@@ -32,14 +33,21 @@ class ProxyServer:
         OSError: On entering: the address cannot be listened at.
     """
 
-    def __init__(self, store: ProxyStore, *, host: str = LOOPBACK, port: int = DEFAULT_PORT) -> None:
+    def __init__(
+        self,
+        store: ProxyStore,
+        *,
+        host: str = LOOPBACK,
+        port: int = DEFAULT_PORT,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+    ) -> None:
         self.store = store
         self.address = ""
         self._host = host
         self._port = port
         # Compressed bodies stay as they are: a small one could unfold to any size.
         self._runner = web.AppRunner(
-            application(store),
+            application(store, body_timeout_s=body_timeout_s),
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=KEEPALIVE_S,

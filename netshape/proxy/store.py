@@ -10,6 +10,7 @@ from netshape.proxy.bodies import ProxyBody
 from netshape.proxy.errors import ApiError, bad_body, proxy_exists, proxy_not_found
 from netshape.proxy.links import Link
 from netshape.proxy.proxy import Limits, Proxy, Shared
+from netshape.proxy.room import Room
 from netshape.proxy.toxics.toxic import Direction, Toxic
 
 LinkReader = Callable[[Any], Link]
@@ -22,11 +23,19 @@ class ProxyStore:
     Args:
         seed: Of every random draw.
         limits: What the proxies may take up.
+        room: Memory for bytes that are held back.
         read_link: Reads links in requests; without it, requests cannot set links.
     """
 
-    def __init__(self, *, seed: int = 0, limits: Limits | None = None, read_link: LinkReader | None = None) -> None:
-        self._shared = Shared(seed=seed, limits=limits or Limits())
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        limits: Limits | None = None,
+        room: Room | None = None,
+        read_link: LinkReader | None = None,
+    ) -> None:
+        self._shared = Shared(seed=seed, limits=limits or Limits(), room=room or Room())
         self._read_link = read_link
         self._proxies: dict[str, Proxy] = {}
         self._changing = asyncio.Lock()
