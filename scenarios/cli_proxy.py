@@ -19,7 +19,7 @@ from netshape.proxy.server import DEFAULT_PORT, ProxyServer
 from netshape.proxy.store import ProxyStore
 from netshape.timing import run
 from scenarios.errors import Problem, ScenarioError
-from scenarios.proxy_files import ProxyEntry, read_proxy_file
+from scenarios.proxy_files import ProxyEntry, ProxyFile, read_link, read_proxy_file
 
 MAX_PORT = 65_535
 SPARE_DESCRIPTORS = 1200
@@ -45,21 +45,21 @@ def proxy(
 
     Runs until Ctrl-C or SIGTERM, which close every connection; the exit code is 0 then.
     """
-    entries = [] if config is None else read_proxy_file(config)
+    file = ProxyFile() if config is None else read_proxy_file(config)
     limits = Limits(max_connections=max_connections, connect_timeout_s=connect_timeout)
     _raise_descriptor_limit(2 * max_connections + SPARE_DESCRIPTORS)
-    run(_serve(entries, host=host, port=port, seed=seed, limits=limits))
+    run(_serve(file, host=host, port=port, seed=seed, limits=limits))
 
 
-async def _serve(entries: Sequence[ProxyEntry], *, host: str, port: int, seed: int, limits: Limits) -> None:
+async def _serve(file: ProxyFile, *, host: str, port: int, seed: int, limits: Limits) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, loop, stop)
-    store = ProxyStore(seed=seed, limits=limits)
+    store = ProxyStore(seed=seed, limits=limits, cards=file.cards, read_link=read_link)
     try:
         async with ProxyServer(store, host=host, port=port) as server:
-            await _populate(store, entries)
+            await _populate(store, file.entries)
             print(f"Toxiproxy API at http://{server.address}, {len(store.proxies)} proxies", flush=True)
             for each in store.proxies:
                 state = f"listens at {each.listen}" if each.enabled else "is disabled"

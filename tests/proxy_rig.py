@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +28,12 @@ class ProxyProcess:
     """A running `helixemu proxy`."""
 
     def __init__(self, *arguments: str) -> None:
+        # A file, as a pipe that nobody reads would stop the process when it is full.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - close() closes it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scenarios.cli", "proxy", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
@@ -39,7 +42,9 @@ class ProxyProcess:
         found = READY.match(line)
         if found is None:
             self.process.kill()
-            raise AssertionError(f"no readiness line but {line!r}: {self.process.communicate()[1]}")
+            complaints = self._complaints()
+            self.close()
+            raise AssertionError(f"no readiness line but {line!r}: {complaints}")
         self.port = int(found[1])
         self.started_with = int(found[2])
 
@@ -70,14 +75,19 @@ class ProxyProcess:
     def stop(self, number: int = signal.SIGINT) -> tuple[int, str, str]:
         """Signal it; exit code, standard output and error."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=TIMEOUT_S)
-        return self.process.returncode, out, err
+        out, _ = self.process.communicate(timeout=TIMEOUT_S)
+        return self.process.returncode, out, self._complaints()
+
+    def _complaints(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read()
 
     def close(self) -> None:
         """End it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate(timeout=TIMEOUT_S)
+        self._stderr.close()
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from netshape.proxy.addresses import ANY_PORT, parse_address
 from netshape.proxy.errors import bad_body, invalid_stream, invalid_toxic_type, missing_field
+from netshape.proxy.links import SIDES
 from netshape.proxy.toxics import TOXICS
 from netshape.proxy.toxics.toxic import DIRECTIONS, Direction, Toxic, shown
 
@@ -25,14 +26,14 @@ class ProxyBody:
         listen: Address to listen at.
         upstream: Address of the upstream.
         enabled: Whether it is to listen.
-        links: Links by direction, as written; ``None`` in place of one removes it.
+        links: Links by direction and names of cards by side, as written; ``None`` in place of one removes it.
     """
 
     name: str | None = None
     listen: str | None = None
     upstream: str | None = None
     enabled: bool | None = None
-    links: Mapping[Direction, Any] | None = None
+    links: Mapping[str, Any] | None = None
 
 
 def parse_json(body: bytes) -> Any:
@@ -149,6 +150,10 @@ def _text(fields: Mapping[str, Any], name: str, most: int = 1024) -> str | None:
         raise bad_body(f"{name} must be a string, not {shown(value)}")
     if len(value) > most:
         raise bad_body(f"{name} has {len(value)} characters; at most {most} are allowed")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise bad_body(f"{name} {shown(value)} is no Unicode text")
+    if name == "name" and value in (".", ".."):
+        raise bad_body(f"name {value!r} cannot stand in a path, where requests name it")
     return value
 
 
@@ -177,14 +182,15 @@ def _toxicity(fields: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def _links(value: Any) -> Mapping[Direction, Any] | None:
+def _links(value: Any) -> Mapping[str, Any] | None:
     if value is None:
         return None
     links = _fields(value)
+    known = (*DIRECTIONS, *SIDES)
     for name in links:
-        if name not in DIRECTIONS:
-            raise bad_body(f"links has upstream and downstream, not {shown(name)}")
-    return cast(Mapping[Direction, Any], links)
+        if name not in known:
+            raise bad_body(f"links has {', '.join(known)}, not {shown(name)}")
+    return links
 
 
 def _refuse_constant(text: str) -> NoReturn:

@@ -13,6 +13,7 @@ from collections import deque
 
 from netshape.clock import NicClock
 from netshape.conditions import LinkConditions
+from netshape.link_metrics import LinkMetrics
 from netshape.link_model import ConditionedClock
 from netshape.proxy.stages import Alarm, End, Place, Stage
 
@@ -31,9 +32,10 @@ class Piece:
         arrived_s: When they came to the stage.
         due_s: When they leave it.
         carded: Whether ``due_s`` counts the receiving card.
+        transmission_s: Time that it took up on the link.
     """
 
-    __slots__ = ("arrived_s", "carded", "data", "due_s", "end", "stage")
+    __slots__ = ("arrived_s", "carded", "data", "due_s", "end", "stage", "transmission_s")
 
     def __init__(self, stage: DelayStage, data: bytes, end: End | None, arrived_s: float) -> None:
         self.stage = stage
@@ -42,6 +44,7 @@ class Piece:
         self.arrived_s = arrived_s
         self.due_s = math.inf
         self.carded = False
+        self.transmission_s = 0.0
 
 
 class Channel:
@@ -51,11 +54,19 @@ class Channel:
         loop: The event loop; its time is the clock's.
         clock: What says when bytes arrive.
         receiver: Card that they pass then, when it is shared.
+        metrics: What counts deliveries; ``None`` for nothing.
     """
 
-    def __init__(self, loop: AbstractEventLoop, clock: ConditionedClock, receiver: NicClock | None = None) -> None:
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        clock: ConditionedClock,
+        receiver: NicClock | None = None,
+        metrics: LinkMetrics | None = None,
+    ) -> None:
         self.clock = clock
         self.receiver = receiver
+        self.metrics = metrics
         self._loop = loop
         self._ready_s = 0.0
         self._waiting: deque[DelayStage] = deque()
@@ -98,6 +109,14 @@ class Channel:
         replan = self.clock.set_return_latency(return_latency_s, max(self._ready_s, self._loop.time()))
         self._plan_anew(replan.first, replan.arrivals_s)
 
+    def delivered(self, piece: Piece, now_s: float) -> None:
+        """``piece`` has been passed on."""
+        metrics = self.metrics
+        if metrics is not None and piece.data:
+            metrics.configured_bytes_per_s = self.clock.pace_bytes_per_s
+            metrics.configured_latency_s = self.clock.latency_s
+            metrics.delivered(len(piece.data), piece.arrived_s, piece.due_s, now_s, piece.transmission_s)
+
     def close(self) -> None:
         """Disarm."""
         self._alarm.stop()
@@ -122,7 +141,9 @@ class Channel:
             piece = stage.take(self.piece_bytes)
             # The link model's time never falls; a piece that waited for its turn was ready all the while.
             self._ready_s = max(self._ready_s, piece.arrived_s)
+            begin_s = max(clock.free_s, self._ready_s)
             piece.due_s = clock.send(self._ready_s, len(piece.data))
+            piece.transmission_s = clock.free_s - begin_s
             self._planned.append(piece)
             if stage.backlogged:
                 self._waiting.append(stage)
@@ -238,6 +259,7 @@ class DelayStage(Stage):
             self._flight.popleft()
             self._held_bytes -= len(piece.data)
             self.place.late(now - piece.due_s)
+            self.channel.delivered(piece, now)
             self._pass(piece)
         self.arm()
         self.place.moved()

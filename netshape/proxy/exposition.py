@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from netshape.link_metrics import PERCENTILES
@@ -24,6 +25,14 @@ PROXIES: tuple[tuple[str, str, str, Callable[[Proxy], float]], ...] = (
     ("held_bytes", "gauge", "Bytes on their way.", lambda proxy: proxy.held_bytes),
 )
 
+LINKS: tuple[tuple[str, str], ...] = (
+    ("configured_bytes_per_s", "Rate that the link is set to."),
+    ("delivered_bytes_per_s", "Rate that it delivered at while it was busy."),
+    ("configured_latency_s", "Latency that the link is set to."),
+    ("planned_delay_s_mean", "Mean delay, queueing included, that the link model gave."),
+    ("delivered_delay_s_mean", "Mean delay that there was."),
+)
+
 
 def exposition(proxies: Sequence[Proxy]) -> str:
     """The text of all counters."""
@@ -37,6 +46,16 @@ def exposition(proxies: Sequence[Proxy]) -> str:
         lines += _family(f"toxiproxy_proxy_{name}", "counter", about, samples)
     for name, kind, about, figure in PROXIES:
         lines += _family(f"helixemu_proxy_{name}", kind, about, [(_labels(proxy), figure(proxy)) for proxy in proxies])
+    for name, about in LINKS:
+        found = [
+            (_labels(proxy, direction), channel.metrics.report()[name])
+            for proxy in proxies
+            for direction in DIRECTIONS
+            if (channel := proxy.links.channel(direction)) is not None and channel.metrics is not None
+        ]
+        # What was not measured yet is left out, and so is a rate without a limit.
+        samples = [(labels, value) for labels, value in found if value is not None and value < math.inf]
+        lines += _family(f"helixemu_link_{name}", "gauge", about, samples)
     lateness = [
         ({**_labels(proxy, direction), "quantile": str(share)}, proxy.metrics[direction].lateness.quantile(share))
         for proxy in proxies

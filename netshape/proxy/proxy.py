@@ -7,13 +7,14 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from netshape.proxy.addresses import ANY_PORT, parse_address, resolve_listener, shown_address
 from netshape.proxy.connection import Connection
 from netshape.proxy.errors import ApiError, cannot_listen, toxic_exists, toxic_not_found
 from netshape.proxy.flow_metrics import FlowMetrics
-from netshape.proxy.links import Link, ProxyLinks
+from netshape.proxy.links import LinksChange, ProxyLinks
 from netshape.proxy.pipe import Pipe
 from netshape.proxy.room import Room
 from netshape.proxy.toxics.toxic import DIRECTIONS, Direction, Toxic
@@ -147,7 +148,6 @@ class Proxy:
         self._server = await loop.create_server(self._accept, sock=listener, backlog=BACKLOG)
         self.listen = shown_address(listener.getsockname())
         self._listen_at = parse_address(self.listen, "listen")
-        self.links.start()
         self.enabled = True
         log.info("proxy %s listens at %s for %s", self.name, self.listen, self.upstream)
 
@@ -162,7 +162,6 @@ class Proxy:
         for connection in list(self._connections.values()):
             connection.abort()
         await self._idle.wait()
-        self.links.stop()
         log.info("proxy %s stopped", self.name)
 
     async def update(self, *, listen: str, upstream: str, enabled: bool) -> None:
@@ -180,6 +179,11 @@ class Proxy:
             await self.start()
         else:
             await self.stop()
+
+    async def close(self) -> None:
+        """Stop for good."""
+        await self.stop()
+        self.links.close()
 
     async def has_addresses(self, listen: str, upstream: str) -> bool:
         """Whether these are its addresses, however the listening one is written."""
@@ -235,15 +239,13 @@ class Proxy:
         for name in list(self._toxics):
             self.remove_toxic(name)
 
-    def set_link(self, direction: Direction, link: Link | None) -> None:
-        """Let a direction go through a link, or through none, from now on; open connections too.
+    def change_links(self, change: LinksChange) -> None:
+        """Let the directions go through other links from now on; open connections too.
 
         What is under way on a link whose conditions change keeps its order and loses nothing.
         """
-        replaced = self.links.set(direction, link)
-        if replaced:
-            channel = self.links.channel(direction)
-            self._for_pipes(direction, lambda pipe: pipe.set_link(channel))
+        for direction in self.links.change(change):
+            self._for_pipes(direction, partial(Pipe.set_link, link=self.links.channel(direction)))
 
     def _stream(self, direction: Direction) -> tuple[Toxic, ...]:
         return tuple(toxic for toxic in self._toxics.values() if toxic.stream == direction)

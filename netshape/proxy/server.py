@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from netshape.proxy.addresses import LOOPBACK, shown_address
 from netshape.proxy.api import BODY_TIMEOUT_S, application
@@ -15,6 +16,18 @@ from netshape.proxy.store import ProxyStore
 DEFAULT_PORT = 8474
 KEEPALIVE_S = 60.0
 SHUTDOWN_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class _BadRequests(logging.Filter):
+    """Keeps out reports of requests that are no HTTP: their senders are told, and anybody can send them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+log.addFilter(_BadRequests())
 
 
 class ProxyServer:
@@ -51,14 +64,14 @@ class ProxyServer:
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=KEEPALIVE_S,
-            logger=logging.getLogger(__name__),
+            logger=log,
             shutdown_timeout=SHUTDOWN_S,
         )
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, self._host, self._port, shutdown_timeout=SHUTDOWN_S)
+            site = web.TCPSite(self._runner, self._host, self._port)
             await site.start()
         except BaseException:
             await self._runner.cleanup()

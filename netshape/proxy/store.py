@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from netshape.proxy.bodies import ProxyBody
 from netshape.proxy.errors import ApiError, bad_body, proxy_exists, proxy_not_found
-from netshape.proxy.links import Link
+from netshape.proxy.links import SIDES, Card, Link, LinksChange, Side
 from netshape.proxy.proxy import Limits, Proxy, Shared
 from netshape.proxy.room import Room
-from netshape.proxy.toxics.toxic import Direction, Toxic
+from netshape.proxy.toxics.toxic import DIRECTIONS, Direction, Toxic, shown
 
 LinkReader = Callable[[Any], Link]
 """Makes a link from what a request or a file says of it; raises ``ValueError`` with a message for the user."""
@@ -24,6 +24,7 @@ class ProxyStore:
         seed: Of every random draw.
         limits: What the proxies may take up.
         room: Memory for bytes that are held back.
+        cards: Network cards that links may share.
         read_link: Reads links in requests; without it, requests cannot set links.
     """
 
@@ -33,9 +34,11 @@ class ProxyStore:
         seed: int = 0,
         limits: Limits | None = None,
         room: Room | None = None,
+        cards: Sequence[Card] = (),
         read_link: LinkReader | None = None,
     ) -> None:
         self._shared = Shared(seed=seed, limits=limits or Limits(), room=room or Room())
+        self._cards = {card.name: card for card in cards}
         self._read_link = read_link
         self._proxies: dict[str, Proxy] = {}
         self._changing = asyncio.Lock()
@@ -63,14 +66,14 @@ class ProxyStore:
         """
         async with self._changing:
             proxy = self._made(body)
-            links = self._links(body)
+            change = self._change(body)
             if proxy.name in self._proxies:
                 raise proxy_exists()
             self._check_room(1)
             if body.enabled:
                 await proxy.start()
             self._proxies[proxy.name] = proxy
-            _set_links(proxy, links)
+            proxy.change_links(change)
             return proxy
 
     async def update(self, name: str, body: ProxyBody) -> Proxy:
@@ -81,13 +84,13 @@ class ProxyStore:
         """
         async with self._changing:
             proxy = self.get(name)
-            links = self._links(body)
+            change = self._change(body)
             await proxy.update(
                 listen=proxy.listen if body.listen is None else body.listen,
                 upstream=proxy.upstream if not body.upstream else body.upstream,
                 enabled=proxy.enabled if body.enabled is None else body.enabled,
             )
-            _set_links(proxy, links)
+            proxy.change_links(change)
             return proxy
 
     async def remove(self, name: str) -> None:
@@ -98,7 +101,7 @@ class ProxyStore:
         """
         async with self._changing:
             proxy = self.get(name)
-            await proxy.stop()
+            await proxy.close()
             del self._proxies[name]
 
     async def populate(self, bodies: Sequence[ProxyBody]) -> tuple[list[Proxy], ApiError | None]:
@@ -112,15 +115,15 @@ class ProxyStore:
         """
         async with self._changing:
             fresh = [self._made(body) for body in bodies]
-            links = [self._links(body) for body in bodies]
+            changes = [self._change(body) for body in bodies]
             self._check_room(sum(proxy.name not in self._proxies for proxy in fresh))
             done: list[Proxy] = []
-            for proxy, body, its_links in zip(fresh, bodies, links, strict=True):
+            for proxy, body, change in zip(fresh, bodies, changes, strict=True):
                 try:
                     done.append(await self._put(proxy, start=body.enabled is not False))
                 except ApiError as error:
                     return done, error
-                _set_links(done[-1], its_links)
+                done[-1].change_links(change)
             return done, None
 
     async def reset(self) -> None:
@@ -161,7 +164,7 @@ class ProxyStore:
         """Stop and forget all proxies."""
         async with self._changing:
             for proxy in self.proxies:
-                await proxy.stop()
+                await proxy.close()
             self._proxies.clear()
 
     async def _put(self, proxy: Proxy, *, start: bool) -> Proxy:
@@ -172,31 +175,41 @@ class ProxyStore:
             await existing.stop()
         if start:
             await proxy.start()
+        if existing is not None:
+            await existing.close()
         self._proxies[proxy.name] = proxy
         return proxy
 
     def _made(self, body: ProxyBody) -> Proxy:
         return Proxy(body.name or "", body.listen or "", body.upstream or "", self._shared)
 
-    def _links(self, body: ProxyBody) -> dict[Direction, Link | None]:
-        if body.links is None:
-            return {}
-        if self._read_link is None:
-            raise bad_body("links are not read by this server")
+    def _change(self, body: ProxyBody) -> LinksChange:
         links: dict[Direction, Link | None] = {}
-        for direction, written in body.links.items():
-            try:
-                links[direction] = None if written is None else self._read_link(written)
-            except ValueError as error:
-                raise bad_body(f"links.{direction}: {error}") from error
-        return links
+        cards: dict[Side, Card | None] = {}
+        for name, written in (body.links or {}).items():
+            if name in SIDES:
+                cards[name] = None if written is None else self._card(name, written)
+            elif name in DIRECTIONS:
+                links[name] = None if written is None else self._link(name, written)
+        return LinksChange(links=links, cards=cards)
+
+    def _card(self, side: Side, name: object) -> Card:
+        if not isinstance(name, str) or name not in self._cards:
+            known = ", ".join(self._cards) or "none"
+            raise bad_body(f"links.{side}: there is no card {shown(name)} (there are: {known})")
+        return self._cards[name]
+
+    def _link(self, direction: Direction, written: object) -> Link:
+        if isinstance(written, Link):
+            return written
+        if self._read_link is None:
+            raise bad_body("this server reads no links")
+        try:
+            return self._read_link(written)
+        except ValueError as error:
+            raise bad_body(f"links.{direction}: {error}") from error
 
     def _check_room(self, more: int) -> None:
         most = self._shared.limits.max_proxies
         if len(self._proxies) + more > most:
             raise ApiError(400, f"{len(self._proxies)} proxies exist; at most {most} are allowed")
-
-
-def _set_links(proxy: Proxy, links: Mapping[Direction, Link | None]) -> None:
-    for direction, link in links.items():
-        proxy.set_link(direction, link)
