@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from scenarios.fitting import (
     rank_correlation,
     reduce_table,
 )
+from scenarios.library_text import flow, folded, head, mapping
 from scenarios.profile_formulas import kv_blocks
 
 COMMAND = "python -m scenarios.fitted_files ARTIFACT_PROFILES_DIR OUT_DIR"
@@ -75,27 +75,27 @@ def _profile_text(figures: dict[str, Any], folder: Path, model: str, machine: st
     layers_note = "# default, and for clusters that can barely hold the model"
     return "\n".join(
         [
-            *_head("profile", f"{model} on {machine}: times per layer and limits."),
+            *head("profile", f"{model} on {machine}: times per layer and limits.", COMMAND),
             f"model: {model}",
             f"machine: {machine}",
-            *_folded("source", source),
-            *_folded("accuracy", "; ".join(errors) + "."),
+            *folded("source", source),
+            *folded("accuracy", "; ".join(errors) + "."),
             "# [prompt tokens in the batch, ms]",
-            *_flow("prefill_ms_per_layer", tables["prefill"]),
+            *flow("prefill_ms_per_layer", tables["prefill"]),
             "# [decoding sequences in the batch, ms]",
-            *_flow("decode_ms_per_layer", tables["decode"]),
+            *flow("decode_ms_per_layer", tables["decode"]),
             "single_decode_factor: 2",
             f"max_layers: {data['max_layers']}",
             f"kv_block_tokens: {block_tokens}",
             "# floor(numerator / layers - offset) blocks per held layer",
-            f"kv_blocks: {_mapping({'numerator': kv.numerator, 'offset': kv.offset})}",
+            f"kv_blocks: {mapping({'numerator': kv.numerator, 'offset': kv.offset})}",
             f"max_prompts_per_batch: {prompts.pop()}",
             f"max_prompt_tokens: {figures['max_prompt_tokens']}",
             "# as many contexts as the KV blocks hold, in whole steps, at most cap",
-            f"max_decode_sequences: {_mapping(decode.parameters)}",
+            f"max_decode_sequences: {mapping(decode.parameters)}",
             f"decode_context_per_sequence: {figures['decode_context_per_sequence']}",
             layers_note,
-            f"typical_layers: {_mapping({kind: typical[kind][machine] for kind in ('default', 'tight')})}",
+            f"typical_layers: {mapping({kind: typical[kind][machine] for kind in ('default', 'tight')})}",
             f"first_perf: {figures['first_perf'][model][machine]}",
             "",
         ]
@@ -162,10 +162,10 @@ def _lengths_text(trace: Path) -> str:
     )
     return "\n".join(
         [
-            *_head("lengths", "Prompt and output lengths of the Azure conversation trace, as quantiles."),
-            *_folded("source", source),
+            *head("lengths", "Prompt and output lengths of the Azure conversation trace, as quantiles.", COMMAND),
+            *folded("source", source),
             "# at evenly spaced quantiles from 0 to 1",
-            *_flow("prompt_tokens", table.prompt_tokens),
+            *flow("prompt_tokens", table.prompt_tokens),
             "output_tokens_by_prompt_bin:",
             "  # greatest prompt of each bin",
             f"  edges: {list(table.edges)}",
@@ -181,12 +181,12 @@ def _model_text(figures: dict[str, Any], model: str) -> str:
     data = figures["models"][model]
     return "\n".join(
         [
-            *_head("model", f"{model}, reduced to the figures that serving it needs."),
+            *head("model", f"{model}, reduced to the figures that serving it needs.", COMMAND),
             f"name: {model}",
             f"layers: {data['layers']}",
             f"hidden_size: {data['hidden']}",
             f'layer_size: "{data["layer_bytes"] / 1e9:g} GB"',
-            *_folded("source", f"{ARTIFACT}."),
+            *folded("source", f"{ARTIFACT}."),
             "",
         ]
     )
@@ -195,7 +195,7 @@ def _model_text(figures: dict[str, Any], model: str) -> str:
 def _machine_text(figures: dict[str, Any], machine: str) -> str:
     return "\n".join(
         [
-            *_head("machine", f"{MACHINES[machine][1]}."),
+            *head("machine", f"{MACHINES[machine][1]}.", COMMAND),
             f"name: {machine}",
             f"description: {MACHINES[machine][1]}",
             f'vram: "{figures["vram_bytes"][machine] / 1e9:g} GB"',
@@ -203,33 +203,10 @@ def _machine_text(figures: dict[str, Any], machine: str) -> str:
             'nic: "10 GB/s"',
             "# Likewise 1 gbps.",
             'disk: "1 GB/s"',
-            *_folded("source", f"{ARTIFACT}."),
+            *folded("source", f"{ARTIFACT}."),
             "",
         ]
     )
-
-
-def _head(kind: str, title: str) -> list[str]:
-    return [f"# {title}", f"# Generated: {COMMAND}", "schema_version: 1", f"kind: {kind}"]
-
-
-def _folded(key: str, text: str) -> list[str]:
-    for together in (" %", " ms", " -m "):  # a number keeps its unit, a command its module
-        text = text.replace(together, together.replace(" ", "\0"))
-    lines = textwrap.wrap(text, 110)
-    return [f"{key}: >-", *(f"  {line}".replace("\0", " ") for line in lines)]
-
-
-def _mapping(values: Mapping[str, Any]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
-
-
-def _flow(key: str, items: Iterable[Any]) -> list[str]:
-    text = ", ".join(str(list(item)) if isinstance(item, tuple) else str(item) for item in items)
-    # Pairs stay whole: their inner blanks are hidden from the line breaker.
-    lines = textwrap.wrap(f"[{text}]".replace(", ", ",\0").replace("],\0", "], "), 110) if "[[" in f"[{text}]" else None
-    wrapped = [line.replace("\0", " ") for line in lines] if lines else textwrap.wrap(f"[{text}]", 110)
-    return [f"{key}:", *(f"  {line}" for line in wrapped)]
 
 
 def generate(profiles: Path, out: Path) -> list[Path]:

@@ -31,11 +31,13 @@ def test_scenarios_and_clusters_have_a_name_like_their_file_and_one_line_of_desc
 
 def test_expected_entries_are_there() -> None:
     assert {"helix-24", "helix-24-geo", "helix-42", "helix-10", "small-6"} <= set(library_names("cluster"))
-    assert {"llama-1-30b", "llama-2-70b"} <= set(library_names("model"))
+    assert {"llama-1-30b", "llama-2-70b", "llama-3-70b"} == set(library_names("model"))
     assert {"A100", "V100", "L4", "L4x2", "T4", "T4x2", "T4x4"} <= set(library_names("machine"))
     assert library_names("lengths") == ["azure-conversation"]
-    for model in library_names("model"):
-        assert len(library_profiles(model)) == len(library_names("machine"))
+    assert {"H200", "H100", "A100-80G", "L40S"} <= set(library_names("machine"))
+    assert {"modern-20", "modern-20-geo"} <= set(library_names("cluster"))
+    for model, count in {"llama-1-30b": 7, "llama-2-70b": 7, "llama-3-70b": 4}.items():
+        assert len(library_profiles(model)) == count
     assert find_in_library("scenario", "quickstart") is not None
     assert find_in_library("scenario", "slowstart") is None
 
