@@ -20,13 +20,14 @@ from placement.errors import PlanError
 from placement.plan import Plan
 from placement.planners import KNOWN
 from scenarios.cli_proxy import proxy
+from scenarios.cli_test import check_expectations
 from scenarios.drawing import draw_placement, require_drawable
 from scenarios.drawing_traces import draw_traces
 from scenarios.errors import Problem, ScenarioError
 from scenarios.helix_import import SCHEDULERS, import_helix_artifact
 from scenarios.json_schema import json_schema
 from scenarios.library import FOLDERS, list_library
-from scenarios.loader import load_scenario
+from scenarios.loader import LoadedScenario, load_scenario
 from scenarios.planning import (
     DEFAULT_PLANNER,
     Objective,
@@ -103,6 +104,7 @@ def run(
     """Run a scenario in virtual time, or over real sockets in real time."""
     real_time = _real_time(clock, {"dilation": dilation, "mode": mode, "workers": workers})
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
+    _print_notes(loaded)
     _check_writable(json_to)
     console = Console(stderr=json_to is not None)
     target = out
@@ -261,6 +263,12 @@ def validate(scenario: ScenarioArgument, override: OverrideOption = None, sets: 
         f"{spec.name}: valid ({spec.model.name}, {len(spec.cluster.nodes)} nodes, "
         f"{len(spec.placement)} of them hold layers, {spec.scheduler.policy}, {spec.duration_s:g} s)"
     )
+    _print_notes(loaded)
+
+
+def _print_notes(loaded: LoadedScenario) -> None:
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
@@ -321,6 +329,7 @@ def import_helix(
 
 
 app.command()(proxy)
+app.command(name="test")(check_expectations)
 
 
 def main() -> None:

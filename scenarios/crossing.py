@@ -22,6 +22,7 @@ from placement.profile import MachineProfile
 from scenarios.churn import ChurnMaker
 from scenarios.cluster_checks import cluster_problems
 from scenarios.errors import Problem, ScenarioError
+from scenarios.expect import Expectation, read_expectations
 from scenarios.library import suggestion
 from scenarios.placing import Placed, coverage_problems, place, plan_problems
 from scenarios.schema import PlacementSection, SchedulerSection
@@ -43,6 +44,7 @@ class Crossing:
         sources: Trace files that were read.
         plan: What the scenario's planner made, if it has one.
         notes: What is no mistake, but may surprise.
+        expectations: What the scenario expects of its figures.
     """
 
     tree: Tree
@@ -51,6 +53,7 @@ class Crossing:
     sources: list[Path] = field(default_factory=list)
     plan: Plan | None = None
     notes: list[str] = field(default_factory=list)
+    expectations: list[Expectation] = field(default_factory=list)
 
     def spec(self) -> EmulationSpec | None:
         """What the emulator needs; ``None`` when there are problems."""
@@ -62,13 +65,15 @@ class Crossing:
         churn = self._churn(cluster)
         self._check_scheduler()
         self._check_times()
-        if self.problems or model is None or profiles is None or placed is None or workload is None:
-            return None
+        spec = None
         try:
-            return self._assembled(model, profiles, placed, workload, churn)
+            if not self.problems and model and profiles is not None and placed and workload:
+                spec = self._assembled(model, profiles, placed, workload, churn)
+            self.expectations, found = read_expectations(self.tree, spec)
+            self.problems += found
         except SimulationError as error:
             self._simulation_problem((), error)
-        return None
+        return None if self.problems else spec
 
     def _assembled(
         self,

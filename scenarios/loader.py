@@ -12,6 +12,7 @@ from placement.plan import Plan
 from scenarios.changes import changed
 from scenarios.crossing import Crossing
 from scenarios.errors import Problem, ScenarioError
+from scenarios.expect import Expectation
 from scenarios.references import Resolver, scenario_path
 from scenarios.validation import validate
 
@@ -28,6 +29,7 @@ class LoadedScenario:
         sources: Every file read, the scenario first.
         plan: What the scenario's planner made; ``None`` where the placement is written out.
         notes: What is no mistake, but may surprise.
+        expectations: What the scenario expects of its figures.
     """
 
     spec: EmulationSpec
@@ -35,6 +37,7 @@ class LoadedScenario:
     sources: tuple[Path, ...]
     plan: Plan | None = None
     notes: tuple[str, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
 
 
 def load_scenario(
@@ -68,6 +71,7 @@ def load_scenario(
         sources=tuple(dict.fromkeys([*resolver.sources, *crossing.sources])),
         plan=crossing.plan,
         notes=tuple(crossing.notes),
+        expectations=tuple(crossing.expectations),
     )
 
 

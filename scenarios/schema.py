@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from emulator.spec import (
     EdgeFlows,
@@ -36,6 +36,7 @@ from scenarios.schema_profile import ModelSection, ProfileSection
 from scenarios.schema_workload import WorkloadSection
 
 RangePair = Annotated[tuple[Whole, Whole], Field(description="[start, stop): first layer, and the one after the last.")]
+Expected = Annotated[JsonValue, Field(description="A value, an operator and a value, a list of these, or a mapping.")]
 PLACEMENT_FORMS = (("planner",), ("file",), ("ranges",))
 
 
@@ -192,6 +193,11 @@ class ScenarioSection(Section):
     )
     slo: SloSection = Field(default_factory=SloSection, description="Latency objectives.")
     drain: Flag = Field(default=False, description="After the duration, let requests in flight finish.")
+    expect: dict[str, Expected] | None = Field(
+        default=None,
+        description="Conditions on figures of summary.json, for `helixemu test` and pytest: path -> condition.",
+        examples=[{"requests.failed": 0, "goodput_requests_per_s": ">= 1.5", "ttft_s.p99": "<= 2 s"}],
+    )
     output: OutputSection = Field(default_factory=OutputSection, description="Detail of what a run writes.")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Named changes: name -> {dotted path: new value}; chosen with --override."

@@ -86,7 +86,11 @@ CHURN: Data = {
     "recovery": {"policy": "reroute", "weights": "peer"},
 }
 SOURCES = [
-    {**load_scenario("quickstart").resolved, "churn": CHURN},
+    {
+        **load_scenario("quickstart").resolved,
+        "churn": CHURN,
+        "expect": {"requests.failed": [">= 0", "< 9"], "ttft_s": {"p50": "<= 1 h"}, "nodes.*.utilisation": "<= 100 %"},
+    },
     load_scenario("quickstart").resolved,
     load_scenario("small-6-30b").resolved,
     {**load_scenario("quickstart").resolved, "cluster": "small-6", "placement": {"planner": "petals"}},
