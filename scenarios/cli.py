@@ -16,9 +16,11 @@ from rich.table import Table
 from emulator.errors import SimulationError
 from emulator.realtime.emulation import RealTime
 from emulator.realtime.network import TimeMode
+from netshape.errors import NetworkError
 from placement.errors import PlanError
 from placement.plan import Plan
 from placement.planners import KNOWN
+from scenarios.cli_net import net_app
 from scenarios.cli_proxy import proxy
 from scenarios.cli_test import check_expectations
 from scenarios.drawing import draw_placement, require_drawable
@@ -58,6 +60,7 @@ app = typer.Typer(
 )
 import_app = typer.Typer(help="Turn other tools' files into scenarios.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
+app.add_typer(net_app, name="net")
 
 ScenarioArgument = Annotated[str, typer.Argument(metavar="SCENARIO", help="A library name or a path to a YAML file.")]
 OverrideOption = Annotated[
@@ -338,7 +341,7 @@ def main() -> None:
     sys.path.append(str(Path.cwd()))
     try:
         app()
-    except (ScenarioError, PlanError, SimulationError) as error:
+    except (ScenarioError, PlanError, SimulationError, NetworkError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(BAD_INPUT)

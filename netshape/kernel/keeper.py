@@ -22,7 +22,7 @@ from typing import Any
 
 from netshape.conditions import LinkConditions
 from netshape.kernel.errors import KernelError
-from netshape.kernel.namespaces import HOSTS_FOLDER, Namespace, remove_all, remove_stale
+from netshape.kernel.namespaces import STATE_FOLDER, Namespace, remove_all, remove_stale
 from netshape.kernel.orders import CLOSE, DONE, ERROR, READY, SET, Order, Started
 from netshape.kernel.qdisc import netem_requests, tbf_requests
 from netshape.kernel.router import LinkFigures, PacketRouter, Route
@@ -103,7 +103,7 @@ class Keeper:
         except KernelError as error:
             warnings.append(f"stale namespaces: {error}")
         order = self._order
-        HOSTS_FOLDER.mkdir(mode=0o755, exist_ok=True)
+        STATE_FOLDER.mkdir(mode=0o755, exist_ok=True)
         any_host = next(iter(self._wiring.namespaces.values()))
         any_host.hosts_path.write_text(hosts_file(order.topology), encoding="ascii")
         self._wiring.make_hosts()

@@ -210,6 +210,15 @@ class KernelLab:
         figures: tuple[LinkFigures, ...] = self._ask(MEASURE, None)
         return figures
 
+    def check(self) -> None:
+        """See whether the lab still works.
+
+        Raises:
+            KernelError: The process behind it has ended.
+        """
+        if self._keeper is None or self._keeper.poll() is not None:
+            raise KernelError("the lab's process has ended; close the lab and make a new one")
+
     def _ask(self, request: str, argument: object) -> Any:
         with self._lock:
             if self._control is None:

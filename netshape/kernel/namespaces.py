@@ -22,8 +22,8 @@ from netshape.kernel.errors import KernelError
 from netshape.kernel.syscalls import OWN_NAMESPACE, unmount
 
 FOLDER = Path("/run/netns")
-HOSTS_FOLDER = Path("/run/helixemu")
-"""Holds each lab's hosts file."""
+STATE_FOLDER = Path("/run/helixemu")
+"""Holds each lab's hosts file, and marks those of ``helixemu net up``."""
 PREFIX = "helixemu"
 HOST_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 """Names of hosts: as in DNS, so that they can stand in /etc/hosts, and short."""
@@ -82,7 +82,12 @@ class Namespace:
     @property
     def hosts_path(self) -> Path:
         """File with the names of the lab's hosts, for /etc/hosts."""
-        return HOSTS_FOLDER / f"{self.lab}.hosts"
+        return STATE_FOLDER / f"{self.lab}.hosts"
+
+    @property
+    def marker_path(self) -> Path:
+        """File that is there while ``helixemu net up`` keeps the lab up, so that it may be told to end."""
+        return STATE_FOLDER / f"{self.lab}.up"
 
 
 def lab_name(owner: Owner, serial: int) -> str:
@@ -139,7 +144,7 @@ def remove_stale() -> list[Namespace]:
     """
     stale = [namespace for namespace in existing() if not namespace.owner.alive]
     remove_all(stale)
-    _remove_stale_hosts_files()
+    _remove_stale_files()
     return stale
 
 
@@ -159,7 +164,8 @@ def remove_all(namespaces: Iterable[Namespace]) -> None:
     for namespace in namespaces:
         try:
             _remove_file(namespace.path)
-            namespace.hosts_path.unlink(missing_ok=True)
+            for path in (namespace.hosts_path, namespace.marker_path):
+                path.unlink(missing_ok=True)
         except OSError as error:
             failures.append(f"{namespace.path}: {error.strerror or error}")
     if failures:
@@ -204,13 +210,13 @@ def _kill(pid: int, inodes: set[int]) -> None:
         os.close(descriptor)
 
 
-def _remove_stale_hosts_files() -> None:
+def _remove_stale_files() -> None:
     """Those of labs that had no namespace yet, or no more."""
     with suppress(FileNotFoundError):
-        for entry in os.listdir(HOSTS_FOLDER):
-            lab = parse_name(f"{entry.removesuffix('.hosts')}-x")
+        for entry in STATE_FOLDER.iterdir():
+            lab = parse_name(f"{entry.stem}-x")
             if lab is not None and not lab.owner.alive:
-                (HOSTS_FOLDER / entry).unlink(missing_ok=True)
+                entry.unlink(missing_ok=True)
 
 
 def _remove_file(path: Path) -> None:

@@ -20,7 +20,7 @@ from net_labs import PAYLOAD_SHARE, PORT, mbit, needs_kernel, round_trips, servi
 from netshape.conditions import IndependentLoss, Jitter, LinkConditions
 from netshape.kernel.errors import KernelError
 from netshape.kernel.lab import KernelLab
-from netshape.kernel.namespaces import FOLDER, HOSTS_FOLDER, existing, start_ticks
+from netshape.kernel.namespaces import FOLDER, STATE_FOLDER, existing, start_ticks
 from netshape.kernel.probe import probe
 from netshape.kernel.topology import Host, Link, Topology, full_mesh
 from netshape.link_model import PacketClock
@@ -68,7 +68,7 @@ def fetch(url: str) -> list[str]:
 def leftovers(pid: int) -> list[str]:
     """What is left of a process's labs."""
     names = [each.name for each in existing() if each.owner.pid == pid]
-    return names + [entry.name for entry in HOSTS_FOLDER.glob(f"helixemu-{pid}-*")]
+    return names + [entry.name for entry in STATE_FOLDER.glob(f"helixemu-{pid}-*")]
 
 
 def test_a_web_server_and_its_clients_do_not_notice_but_for_the_time(tmp_path: Path) -> None:

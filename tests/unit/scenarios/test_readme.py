@@ -27,10 +27,11 @@ def test_ci_finds_one_test_line() -> None:
 
 
 def test_every_command_it_names_exists() -> None:
-    from scenarios.cli import app, import_app
+    from scenarios.cli import app, import_app, net_app
 
     named = set(re.findall(r"helixemu ([a-z]+)", README)) - {"is"}
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    known.add("import")
+    known |= {"import", "net"}
     assert import_app.registered_commands
+    assert net_app.registered_commands
     assert named <= known, named - known

@@ -10,7 +10,7 @@ from net_labs import needs_kernel
 
 from netshape.kernel.namespaces import (
     FOLDER,
-    HOSTS_FOLDER,
+    STATE_FOLDER,
     Namespace,
     Owner,
     existing,
@@ -84,7 +84,7 @@ def test_stale_namespaces_go_with_their_processes_and_nothing_else_does(ended: O
     for name in (stale.name, living.name, *foreign):
         netns.create(name)
         left.append(name)
-    HOSTS_FOLDER.mkdir(exist_ok=True)
+    STATE_FOLDER.mkdir(exist_ok=True)
     stale.hosts_path.write_text("")
     living.hosts_path.write_text("")
     try:
