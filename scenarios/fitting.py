@@ -10,8 +10,9 @@ bridges a step. Then every knot between two measured points stays in the range t
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -139,6 +140,16 @@ def _fewest_free(sizes: Array, times: Array, band: Array, max_knots: int) -> Kno
     What some number of pieces reaches from the left, and the others from the right, says how many are needed at least
     and where the knots of so few can be. Values are tried only there, so that thin ranges need no finer grid.
     """
+    found = _fewest_free_of(tuple(sizes.tolist()), tuple(times.tolist()), tuple(band.tolist()), max_knots)
+    return None if found is None else list(found)
+
+
+@functools.lru_cache(maxsize=256)
+def _fewest_free_of(
+    all_sizes: tuple[float, ...], all_times: tuple[float, ...], bands: tuple[float, ...], max_knots: int
+) -> tuple[tuple[int, float], ...] | None:
+    """:func:`_fewest_free` of hashable arguments: one table is asked about several times, at seconds each."""
+    sizes, times, band = np.array(all_sizes), np.array(all_times), np.array(bands)
     gaps = [np.linspace(a, b, int(min(b - a, PLACES_PER_GAP + 1)) + 1)[:-1].round() for a, b in pairwise(sizes)]
     places = np.concatenate([*gaps, sizes[-1:]])
     after = np.searchsorted(sizes, places)  # the measured point at a place, or the next one
@@ -154,7 +165,7 @@ def _fewest_free(sizes: Array, times: Array, band: Array, max_knots: int) -> Kno
         rows = [[_candidates(*ends) for ends in zip(*both, strict=True)] for both in zip(least, greatest, strict=True)]
         values = [np.unique(np.concatenate(row)) for row in rows]
         if (best := _cheapest(sizes, times, band, places, values, knots)) is not None:
-            return best
+            return tuple(best)
     return None
 
 
@@ -210,65 +221,100 @@ def _cheapest(
 ) -> Knots | None:
     """Fewest knots within ``band`` of every point, least squares among those; None when ``max_knots`` do not do.
 
-    Dynamic programming over the last knot: its place, and its value among those that ``values`` lists there.
+    Dynamic programming over the last knot: its place, and its value among those that ``values`` lists there. All
+    values of all places lie in one row, so that every line from a place is looked at in one go.
     """
     knot = len(sizes) + 1.0  # a knot costs more than the errors at all points, each at most 1, together
-    cost = [np.full(len(row), np.inf) for row in values]
-    origin = [np.zeros((len(row), 2), dtype=np.int64) for row in values]
-    cost[0][:] = knot
+    row = np.concatenate(values)
+    first = np.cumsum([0, *map(len, values)])
+    place_of = np.repeat(np.arange(len(places)), [len(each) for each in values])
+    after = np.searchsorted(sizes, places, side="right")
+    cost, origin = np.full(len(row), np.inf), np.zeros(len(row), dtype=np.int64)
+    cost[: first[1]] = knot
     for start in range(len(places) - 1):
-        if not np.isfinite(cost[start]).any():
+        sources = first[start] + np.flatnonzero(np.isfinite(cost[first[start] : first[start + 1]]))
+        if not len(sources):
             continue
-        for stop, link in _links(sizes, times, band, places, values, start):
-            total = cost[start][:, None] + link + knot
-            source = total.argmin(axis=0)
-            reached = total[source, np.arange(len(source))]
-            better = reached < cost[stop]
-            cost[stop][better] = reached[better]
-            origin[stop][better] = np.stack([np.full_like(source, start), source], axis=-1)[better]
-    if not np.isfinite(cost[-1]).any():
+        fan = _Fan.of(places[start], row[sources], *(each[after[start] :] for each in (sizes, times, band)))
+        targets = slice(first[start + 1], first[np.searchsorted(after, after[start] + fan.reach, side="right")])
+        ends = place_of[targets]
+        errors = fan.errors(row[targets], places[ends], after[ends] - after[start])
+        total = cost[sources][:, None] + errors + knot
+        source = total.argmin(axis=0)
+        reached = total[source, np.arange(len(source))]
+        better = reached < cost[targets] - 1e-8
+        cost[targets][better] = reached[better]
+        origin[targets][better] = sources[source[better]]
+    if not np.isfinite(cost[first[-2] :]).any():
         return None
-    place, value = len(places) - 1, int(cost[-1].argmin())
-    path = [(int(places[place]), float(values[place][value]))]
-    while place:
-        place, value = (int(i) for i in origin[place][value])
-        path.append((int(places[place]), float(values[place][value])))
-    return path[::-1] if len(path) <= max_knots else None
+    at = int(first[-2] + cost[first[-2] :].argmin())
+    path = [at]
+    while place_of[at]:
+        at = int(origin[at])
+        path.append(at)
+    if len(path) > max_knots:
+        return None
+    return [(int(places[place_of[at]]), float(row[at])) for at in path[::-1]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fan:
+    """Straight lines from a knot of several values, and the measured points after it.
+
+    Attributes:
+        place: Batch size of the knot.
+        values: Its values; shape ``(values,)``.
+        least: Least slope that stays in the bands of the first 0, 1, ... points; shape ``(values, points + 1)``.
+        greatest: Greatest such slope.
+        sums: Sums over these points of (value - time)^2, (value - time) run and run^2 in units of the band, with the
+            run from the knot; shape ``(3, values, points + 1)``. The error of a line of slope m is
+            ``sums[0] + 2 m sums[1] + m^2 sums[2]``.
+    """
+
+    place: float
+    values: Array
+    least: Array
+    greatest: Array
+    sums: Array
+
+    @classmethod
+    def of(cls, place: float, values: Array, sizes: Array, times: Array, band: Array) -> _Fan:
+        """Lines from ``place`` through the bands of the points at ``sizes``."""
+        run, off = sizes - place, values[:, None] - times
+        room = band * (1 + 1e-9)
+        none = np.zeros((len(values), 1))
+        least = np.maximum.accumulate(np.hstack([none - np.inf, (-room - off) / run]), axis=1)
+        greatest = np.minimum.accumulate(np.hstack([none + np.inf, (room - off) / run]), axis=1)
+        terms = (off**2 / band**2, off * run / band**2, np.broadcast_to(run**2 / band**2, off.shape))
+        sums = np.stack([np.hstack([none, np.cumsum(term, axis=1)]) for term in terms])
+        return cls(place=place, values=values, least=least, greatest=greatest, sums=sums)
+
+    @property
+    def reach(self) -> int:
+        """Most points that a line of the fan passes within their bands."""
+        return int(np.flatnonzero((self.least <= self.greatest).any(axis=0))[-1])
+
+    def errors(self, ends: Array, places: Array, points: npt.NDArray[np.int64]) -> Array:
+        """Sum of squared errors of the lines to ``ends``, infinite where a point lies outside its band.
+
+        Args:
+            ends: Values at the other end; shape ``(ends,)``.
+            places: Their batch sizes, all greater than that of the knot.
+            points: How many of the fan's points lie up to there.
+
+        Returns:
+            Shape ``(values, ends)``.
+        """
+        slope = (ends - self.values[:, None]) / (places - self.place)
+        fits = (slope >= self.least[:, points]) & (slope <= self.greatest[:, points])
+        squares, crossed, runs = self.sums[:, :, points]
+        # Rounded, so that which of two equal reductions is taken does not hang on the last bit: the first one is.
+        return np.where(fits, (squares + 2 * slope * crossed + slope**2 * runs).round(9), np.inf)
 
 
 def _candidates(low: float, high: float) -> Array:
     row = np.unique(np.round(np.linspace(low, high, VALUES_PER_RANGE), DECIMALS)) if low <= high else np.zeros(0)
     return row[(row >= max(low, 0)) & (row <= high)]
-
-
-def _links(
-    sizes: Array, times: Array, band: Array, places: Array, values: list[Array], start: int
-) -> Iterator[tuple[int, Array]]:
-    """Every straight line from a knot at ``start``: where it can end, and its squared errors.
-
-    Yields:
-        The last place and a matrix (value at ``start``, value at the last place) of the sum of squared errors in units
-        of ``band``, infinite where a point between lies outside its band.
-    """
-    first = values[start]
-    least, greatest = np.full(len(first), -np.inf), np.full(len(first), np.inf)
-    after = np.searchsorted(sizes, places, side="right")
-    for stop in range(start + 1, len(places)):
-        span = places[stop] - places[start]
-        inside = slice(after[start], after[stop])
-        if len(values[stop]):
-            share = (sizes[inside] - places[start]) / span
-            line = first[:, None, None] + (values[stop][None, :, None] - first[:, None, None]) * share
-            error = (line - times[inside]) / band[inside]
-            fits = (np.abs(error) <= 1 + 1e-9).all(axis=-1)
-            if fits.any():
-                yield stop, np.where(fits, (error**2).sum(axis=-1), np.inf)
-        for point in range(after[stop - 1], after[stop]):
-            # The slopes that stay in every band up to here; once there are none, no longer line can fit.
-            least = np.maximum(least, (times[point] - band[point] - first) / span)
-            greatest = np.minimum(greatest, (times[point] + band[point] - first) / span)
-        if (least > greatest + 1e-9).all():
-            return
 
 
 # ---------------------------------------------------------------------------------------------- limits
