@@ -21,6 +21,8 @@ HORIZON_S = 0.02
 """How far ahead of its clock a link is booked."""
 PIECE_S = 0.005
 """Transmission time of a piece, unless a packet takes longer."""
+PIECE_BYTES = 256
+"""Memory that a piece takes up beside its bytes, so that many small ones count for what they cost."""
 
 
 class Piece:
@@ -78,7 +80,7 @@ class Channel:
         """Most bytes to book at once."""
         conditions = self.clock.conditions
         packet = conditions.packet_bytes if conditions.mtu_bytes is not None or conditions.loss is not None else 1
-        return max(packet, self.clock.bytes_per_s * PIECE_S)
+        return max(packet, self.clock.pace_bytes_per_s * PIECE_S)
 
     @property
     def _horizon_s(self) -> float:
@@ -133,10 +135,10 @@ class Channel:
         self._book()
 
     def _book(self) -> None:
-        now = self._loop.time()
+        now = self._alarm.now_s
         clock = self.clock
         horizon_s = self._horizon_s
-        while self._waiting and clock.free_s - now <= horizon_s:
+        while self._waiting and clock.free_s - horizon_s <= now:
             stage = self._waiting.popleft()
             piece = stage.take(self.piece_bytes)
             # The link model's time never falls; a piece that waited for its turn was ready all the while.
@@ -181,7 +183,7 @@ class DelayStage(Stage):
     @property
     def full(self) -> bool:
         """Whether bytes wait to be booked, or the pipe's share of the memory is used up."""
-        return bool(self._backlog) or self._held_bytes >= self.place.share_bytes
+        return bool(self._backlog) or self._held_bytes + PIECE_BYTES * len(self._flight) >= self.place.share_bytes
 
     @property
     def backlogged(self) -> bool:
@@ -251,7 +253,7 @@ class DelayStage(Stage):
         self._held_bytes = 0
 
     def _deliver(self) -> None:
-        now = self.place.loop.time()
+        now = self._alarm.now_s
         while self._flight and self._flight[0].due_s <= now:
             piece = self._flight[0]
             if self._waits_for_card(piece, now):
@@ -261,6 +263,8 @@ class DelayStage(Stage):
             self.place.late(now - piece.due_s)
             self.channel.delivered(piece, now)
             self._pass(piece)
+            # The channel may remember the piece a while longer.
+            piece.data = b""
         self.arm()
         self.place.moved()
 

@@ -130,6 +130,8 @@ class ProxyLinks:
             if changed:
                 present.set(conditions)
             return False
+        if present is not None:
+            present.close()
         name = f"proxy {self._name} {direction}"
         clock = ConditionedClock(conditions, name=name, seed=self._seed, sender=sender)
         self._channels[direction] = Channel(asyncio.get_running_loop(), clock, receiver, LinkMetrics(name))

@@ -109,12 +109,18 @@ class Stage:
 class Alarm:
     """One timer of a stage, set to the time that was asked for last."""
 
-    __slots__ = ("_action", "_handle", "_loop")
+    __slots__ = ("_action", "_handle", "_loop", "_rang_s")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, action: Any) -> None:
         self._loop = loop
         self._action = action
         self._handle: asyncio.TimerHandle | None = None
+        self._rang_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """The loop's time; at least that of the last ring, for loops ring up to their clock's resolution early."""
+        return max(self._loop.time(), self._rang_s)
 
     @property
     def set(self) -> bool:
@@ -136,5 +142,7 @@ class Alarm:
             self._handle = None
 
     def _ring(self) -> None:
+        if self._handle is not None:
+            self._rang_s = self._handle.when()
         self._handle = None
         self._action()

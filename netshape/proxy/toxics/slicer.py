@@ -12,11 +12,13 @@ from netshape.proxy.toxics.toxic import Attributes
 
 MAX_SLICE_BYTES = 1 << 30
 """Larger than anything read at once, so that a slice drawn from here is the whole read."""
+SLICES_A_TURN = 64
+"""Slices without a pause that are passed on before the event loop sees to others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slicer(Attributes):
-    """Slices what is sent together.
+    """Passes what is read at once on in slices.
 
     Attributes:
         average_size: Bytes of a slice on average, at least 1.
@@ -41,91 +43,92 @@ class Slicer(Attributes):
 
 
 class SlicerStage(Stage):
-    """Cuts each read into slices; the next one waits for the pauses of those before."""
+    """Passes each read on in slices; the next one waits for the pauses of those before."""
 
     def __init__(self, place: Place, attributes: Slicer, name: str) -> None:
         super().__init__(place)
         self._slicer = attributes
         self._random = place.random(name)
-        self._slices: deque[bytes] = deque()
+        self._reads: deque[bytes] = deque()
+        self._passed_bytes = 0
         self._held_bytes = 0
         self._end: End | None = None
-        self._alarm = Alarm(place.loop, self._pass_next)
+        self._gone = False
+        self._alarm = Alarm(place.loop, self._pass_some)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of slices that wait."""
+        """Bytes that wait."""
         return self._held_bytes
 
     @property
     def full(self) -> bool:
         """One read at a time."""
-        return bool(self._slices)
+        return bool(self._reads)
 
     def receive(self, data: bytes) -> None:
-        """Cut, and begin to pass the slices on."""
-        self._slices.extend(self._cut(data))
+        """Begin to pass slices on, unless others are before them."""
+        self._reads.append(data)
         self._held_bytes += len(data)
         if not self._alarm.set:
-            self._pass_next()
+            self._pass_some()
 
     def end(self, how: End) -> None:
-        """The end comes after the last slice; a reset at once."""
+        """The end comes after the last slice and its pause."""
         self._end = how
-        if how is End.RESET:
-            self.close()
         if not self._alarm.set:
             self.release()
 
     def update(self, attributes: Slicer) -> None:
-        """Slices that are cut stay as they are; the pause changes from the next one."""
+        """Sizes and pause change from the next slice on."""
         self._slicer = attributes
 
     def release(self) -> None:
-        """Pass everything on without pauses."""
+        """Pass everything on, unsliced."""
         self._alarm.stop()
-        while self._slices:
-            self.next.receive(self._take())
+        while self._reads:
+            self.next.receive(self._take(self._held_bytes))
         how, self._end = self._end, None
         if how is not None:
             self.next.end(how)
 
     def close(self) -> None:
-        """Forget the slices."""
+        """Forget everything."""
+        self._gone = True
         self._alarm.stop()
-        self._slices.clear()
-        self._held_bytes = 0
+        self._reads.clear()
+        self._held_bytes = self._passed_bytes = 0
 
-    def _pass_next(self) -> None:
+    def _pass_some(self) -> None:
         delay_s = self._slicer.delay / 1e6
-        while self._slices:
-            self.next.receive(self._take())
-            if delay_s:
-                self._alarm.ring_at(self.place.loop.time() + delay_s)
-                break
-        if not self._alarm.set and self._end is not None:
+        passed = 0
+        while self._reads and passed < (1 if delay_s else SLICES_A_TURN):
+            self.next.receive(self._take(self._size()))
+            passed += 1
+        if self._gone:
+            return
+        if passed and delay_s:
+            self._alarm.ring_at(self.place.loop.time() + delay_s)
+        elif self._reads:
+            # Other connections have their turn first.
+            self._alarm.ring_at(self.place.loop.time())
+        elif self._end is not None:
             self.release()
         self.place.moved()
 
-    def _take(self) -> bytes:
-        data = self._slices.popleft()
+    def _take(self, most_bytes: int) -> bytes:
+        """The next bytes, no more than ``most_bytes`` and none of the read after."""
+        read = self._reads[0]
+        data = read[self._passed_bytes : self._passed_bytes + most_bytes]
+        self._passed_bytes += len(data)
+        if self._passed_bytes >= len(read):
+            self._reads.popleft()
+            self._passed_bytes = 0
         self._held_bytes -= len(data)
         return data
 
-    def _cut(self, data: bytes) -> list[bytes]:
-        """Slices of sizes drawn evenly around the average; the last one is what is left."""
-        average, variation = self._slicer.average_size, self._slicer.size_variation
-        if average - variation >= len(data):
-            return [data]
-        if not variation:
-            return [data[start : start + average] for start in range(0, len(data), average)]
-        least, most = average - variation, min(average + variation, MAX_SLICE_BYTES)
-        sizes = self._random.integers(least, most, size=len(data) // least + 1, endpoint=True).tolist()
-        slices = []
-        start = 0
-        for size in sizes:
-            if start >= len(data):
-                break
-            slices.append(data[start : start + size])
-            start += size
-        return slices
+    def _size(self) -> int:
+        """Size of the next slice, drawn evenly from the average less to the average plus the variation."""
+        least = self._slicer.average_size - self._slicer.size_variation
+        most = min(self._slicer.average_size + self._slicer.size_variation, MAX_SLICE_BYTES)
+        return least if most <= least else int(self._random.integers(least, most, endpoint=True))
