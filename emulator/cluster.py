@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from emulator.conditions import wire_clock
 from emulator.coordinator import Coordinator
 from emulator.environment import VirtualEnvironment
 from emulator.errors import SimulationError
@@ -17,7 +18,7 @@ from emulator.schedulers import make_policy, policy_class
 from emulator.schedulers.policy import SchedulerPolicy
 from emulator.spec import EmulationSpec, LinkSharing, LogLevel
 from emulator.topology import NO_FLOW, Pair, serving_pairs, shared_rates, solve_flow
-from netshape.clock import LinkClock, NicClock
+from netshape.clock import NicClock
 from placement.cluster import COORDINATOR
 from placement.flow import MaxFlow, flow_upper_bound
 from placement.layers import LayerRange, Placement, check_placement
@@ -145,7 +146,7 @@ class ClusterState:
         if link is None:
             return None
         shares = self.spec.sharing is LinkSharing.SHARES
-        clock = LinkClock(link.bandwidth_bytes_per_s, link.latency_s, None if shares else self._sending[source])
+        clock = wire_clock(self.spec, (source, target), link, None if shares else self._sending[source])
         wire = Wire(source, target, clock, None if shares else self._receiving[target])
         self._wires[source, target] = wire
         return wire

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from emulator.churn.spec import ChurnSpec
+from emulator.conditions import NetworkConditions
 from emulator.errors import SimulationError
 from emulator.warm_start import WarmStart
 from emulator.workload import Workload
@@ -126,6 +127,7 @@ class EmulationSpec:
         slo: Latency objectives.
         log_level: How much the event log tells.
         warm_start: Begin with requests in flight instead of an empty cluster.
+        conditions: Which links are more than a rate and a delay; they need :attr:`LinkSharing.CLOCKS`.
         churn: What goes wrong when, and what is done about it; without it nothing can change.
         drain: After ``duration_s``, issue nothing new but go on, and measure, until requests in flight are done.
     """
@@ -150,6 +152,7 @@ class EmulationSpec:
     slo: Slo = field(default_factory=Slo)
     log_level: LogLevel = LogLevel.REQUESTS
     warm_start: WarmStart | None = None
+    conditions: NetworkConditions = field(default_factory=NetworkConditions)
     churn: ChurnSpec | None = None
     drain: bool = False
 
@@ -161,5 +164,12 @@ class EmulationSpec:
                 f"warm_up is {self.warm_up_s:g} s of a duration of {self.duration_s:g} s; "
                 "it must be at least 0 and leave time to measure"
             )
+        if self.conditions.given and self.sharing is LinkSharing.SHARES:
+            raise SimulationError(
+                "links with jitter, losses, packets or schedules cannot have fixed shares of network cards; "
+                "set network.sharing to clocks"
+            )
+        if self.conditions.change:
+            raise SimulationError("schedules of links cannot run yet; give conditions that stay, or a churn event")
         if self.admission_queue_limit < 0:
             raise SimulationError(f"admission_queue_limit is {self.admission_queue_limit}; it must be at least 0")

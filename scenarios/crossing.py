@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from emulator.churn.spec import ChurnSpec
+from emulator.conditions import NetworkConditions
 from emulator.errors import SimulationError
 from emulator.schedulers import POLICY_NAMES, policy_class
 from emulator.schedulers.policy import checked_options
 from emulator.spec import EmulationSpec
 from emulator.workload import Workload
+from netshape.errors import NetworkError
 from placement.cluster import Cluster
 from placement.errors import PlanError
 from placement.model import ModelSpec
@@ -63,12 +65,13 @@ class Crossing:
         placed = self._placed(model, profiles, cluster)
         workload = self._workload()
         churn = self._churn(cluster)
+        conditions = self._conditions()
         self._check_scheduler()
         self._check_times()
         spec = None
         try:
             if not self.problems and model and profiles is not None and placed and workload:
-                spec = self._assembled(model, profiles, placed, workload, churn)
+                spec = self._assembled(model, profiles, placed, workload, conditions, churn)
             self.expectations, found = read_expectations(self.tree, spec)
             self.problems += found
         except SimulationError as error:
@@ -81,6 +84,7 @@ class Crossing:
         profiles: Mapping[str, MachineProfile],
         placed: Placed,
         workload: Workload,
+        conditions: NetworkConditions,
         churn: ChurnSpec | None,
     ) -> EmulationSpec:
         at = self.sections
@@ -104,6 +108,7 @@ class Crossing:
             host_cost=at["host_cost"].to_domain(),
             slo=at["slo"].to_domain(),
             log_level=at["output"].event_log,
+            conditions=conditions,
             churn=churn,
             drain=at["drain"],
         )
@@ -149,6 +154,28 @@ class Crossing:
         except PlanError as error:
             self.problems += plan_problems(error, self.tree, ("cluster",))
         return None
+
+    def _conditions(self) -> NetworkConditions:
+        section: ClusterSection | None = self.sections.get("cluster")
+        if section is None:
+            return NetworkConditions()
+        network: TreePath = ("cluster", "network")
+        folders: dict[tuple[str, int], Path] = {}
+        for kind, entries in (("regions", section.network.regions), ("links", section.network.links)):
+            for index, entry in enumerate(entries):
+                if entry.schedule is not None and entry.schedule.trace is not None:
+                    path = (*network, kind, index, "schedule", "trace")
+                    origin = self.tree.nearest(path).origin
+                    file = (origin.folder / entry.schedule.trace).resolve()
+                    folders[kind, index] = origin.folder
+                    self.tree = self.tree.put(path, from_plain(str(file), origin))
+                    self.sources.append(file)
+        try:
+            return section.network.conditions(section.regions(), lambda kind, index: folders.get((kind, index), Path()))
+        except NetworkError as error:
+            rule, _, remedy = str(error).rpartition("; ")
+            self.problems.append(problem_at(self.tree, network, rule or str(error), remedy or "correct it"))
+        return NetworkConditions()
 
     def _placed(
         self, model: ModelSpec | None, profiles: dict[str, MachineProfile] | None, cluster: Cluster | None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from emulator.conditions import LinkBehaviour, NetworkConditions
+from netshape.conditions import LinkConditions
 from placement.cluster import Cluster, Coordinator, Link, Network, Node
 from scenarios.quantities import Bytes, BytesPerSecond, Seconds
+from scenarios.schema_network import JitterSection, LossSection, ScheduleSection, checked
 from scenarios.schema_parts import Count, FileSection, Flag, Name, Reference, Section, Text, exactly_one, one_of_schema
 
 NIC_FORMS = (("nic",), ("nic_in", "nic_out"))
@@ -95,7 +99,59 @@ class NodeSection(Section):
         ]
 
 
-class RegionLinkSection(Section):
+class ConditionedSection(Section):
+    """What links can be beyond rate and delay. Their streams lose and reorder nothing."""
+
+    jitter: JitterSection | None = Field(default=None, description="Deviation of delays from the latency.")
+    loss: LossSection | None = Field(
+        default=None, description="Lost packets: each costs a round trip, and congestion control holds the rate down."
+    )
+    mtu: Bytes | None = Field(default=None, description="Most payload of a packet.")
+    overhead: Bytes | None = Field(default=None, description="What a packet takes up beside its payload; needs mtu.")
+    queue_limit: Bytes | None = Field(
+        default=None, description="What may wait for the link; a stream's sender waits with the rest, in order."
+    )
+    schedule: ScheduleSection | None = Field(default=None, description="How conditions change as time goes by.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing beyond rate and delay."""
+        given = (self.jitter, self.loss, self.mtu, self.overhead, self.queue_limit, self.schedule)
+        return all(each is None for each in given)
+
+    def check(self, bandwidth: float, latency: float) -> None:
+        """Refuse what does not go together; a schedule's trace is read later."""
+        if self.schedule is None or self.schedule.steps is not None:
+            checked(lambda: self.behaviour(bandwidth, latency, Path()))
+
+    def behaviour(self, bandwidth: float, latency: float, folder: Path) -> LinkBehaviour | None:
+        """The domain's behaviour; ``None`` for a plain link.
+
+        Args:
+            bandwidth: Rate, in bytes/s.
+            latency: Delay, in s.
+            folder: Where a schedule's trace is looked for.
+
+        Raises:
+            NetworkError: Values that do not go together, or a trace that cannot be read.
+        """
+        if self.plain:
+            return None
+        given: dict[str, Any] = {
+            "bandwidth_bytes_per_s": bandwidth,
+            "latency_s": latency,
+            "jitter": None if self.jitter is None else self.jitter.to_domain(),
+            "loss": None if self.loss is None else self.loss.to_domain(),
+            "mtu_bytes": None if self.mtu is None else self.mtu if self.mtu % 1 else int(self.mtu),
+            "overhead_bytes_per_packet": self.overhead,
+            "queue_limit_bytes": self.queue_limit,
+        }
+        conditions = LinkConditions(**{name: value for name, value in given.items() if value is not None})
+        schedule = None if self.schedule is None else self.schedule.to_domain(folder, conditions)
+        return LinkBehaviour(conditions=conditions, schedule=schedule)
+
+
+class RegionLinkSection(ConditionedSection):
     """Links between all nodes of two regions (or within one)."""
 
     source: Name = Field(alias="from", description="Region, or * for every region.")
@@ -104,8 +160,13 @@ class RegionLinkSection(Section):
     latency: Seconds = Field(description="One-way delay of each link.")
     symmetric: Flag = Field(default=True, description="Whether the way back is the same.")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.check(self.bandwidth, self.latency)
+        return self
 
-class LinkSection(Section):
+
+class LinkSection(ConditionedSection):
     """One directed link."""
 
     source: Name = Field(alias="from", description="Node, or coordinator.")
@@ -113,6 +174,11 @@ class LinkSection(Section):
     bandwidth: BytesPerSecond = Field(description="Rate of the link.")
     latency: Seconds = Field(description="One-way delay.")
     symmetric: Flag = Field(default=False, description="Whether there is the same link back.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.check(self.bandwidth, self.latency)
+        return self
 
 
 class NetworkSection(FileSection):
@@ -146,6 +212,32 @@ class NetworkSection(FileSection):
             if single.symmetric:
                 links[single.target, single.source] = Link(single.bandwidth, single.latency)
         return Network(links=links, regions=matrix)
+
+    def conditions(self, regions: list[str], folder_of: Callable[[str, int], Path]) -> NetworkConditions:
+        """Which links are more than a rate and a delay.
+
+        Args:
+            regions: All regions of nodes and coordinator; ``*`` stands for them.
+            folder_of: Where entry ``index`` of ``regions`` or ``links`` was read from.
+
+        Raises:
+            NetworkError: As :meth:`ConditionedSection.behaviour`.
+        """
+        matrix: dict[tuple[str, str], LinkBehaviour | None] = {}
+        for index, entry in enumerate(self.regions):
+            behaviour = entry.behaviour(entry.bandwidth, entry.latency, folder_of("regions", index))
+            for source in regions if entry.source == "*" else [entry.source]:
+                for target in regions if entry.target == "*" else [entry.target]:
+                    matrix[source, target] = behaviour
+                    if entry.symmetric:
+                        matrix[target, source] = behaviour
+        links: dict[tuple[str, str], LinkBehaviour | None] = {}
+        for index, single in enumerate(self.links):
+            behaviour = single.behaviour(single.bandwidth, single.latency, folder_of("links", index))
+            links[single.source, single.target] = behaviour
+            if single.symmetric:
+                links[single.target, single.source] = behaviour
+        return NetworkConditions(links=links, regions=matrix)
 
 
 class ClusterSection(FileSection):

@@ -57,7 +57,7 @@ class LossSection(Section):
         exactly_one(self, *LOSS_FORMS)
         if self.probability is not None and (self.loss_good is not None or self.loss_bad is not None):
             _fail("loss_good and loss_bad belong to bursts", "give to_bad and to_good in place of probability")
-        _checked(self.to_domain)
+        checked(self.to_domain)
         return self
 
     def to_domain(self) -> Loss:
@@ -94,7 +94,7 @@ class ConditionsSection(Section):
         return self
 
     def _check(self) -> None:
-        _checked(self.to_domain)
+        checked(self.to_domain)
 
     def changes(self) -> dict[str, Any]:
         """What is given, by the names of :class:`~netshape.conditions.LinkConditions`."""
@@ -159,7 +159,7 @@ class ScheduleSection(Section):
     def _one_form(self) -> Self:
         exactly_one(self, *SCHEDULE_FORMS)
         if self.steps is not None:
-            _checked(lambda: self.to_domain(Path()))
+            checked(lambda: self.to_domain(Path()))
         return self
 
     def to_domain(self, folder: Path, first: LinkConditions | None = None) -> ConditionSchedule:
@@ -193,11 +193,11 @@ class LinkConditionsSection(ConditionsSection):
     def _steps_fit(self) -> Self:
         if self.schedule is not None and self.schedule.steps is not None:
             schedule = self.schedule
-            _checked(lambda: schedule.to_domain(Path(), self.to_domain()))
+            checked(lambda: schedule.to_domain(Path(), self.to_domain()))
         return self
 
 
-def _checked(crossing: Any) -> None:
+def checked(crossing: Any) -> None:
     """Turn what the shaper finds wrong into a problem of the file."""
     try:
         crossing()

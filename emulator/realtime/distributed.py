@@ -20,7 +20,7 @@ from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel, ControlE
 from emulator.realtime.emulation import PeerLostError, RealTime, RealTimeEmulation
 from emulator.realtime.exchange import GREETING_LIMIT_S, HOST, Address, Pair, need_files
 from emulator.realtime.meter import Counts
-from emulator.realtime.network import SocketNetwork
+from emulator.realtime.network import SocketCarrier
 from emulator.realtime.worker import Assignment
 from emulator.requests import Attempt, Outcome
 from emulator.schedulers import policy_class
@@ -112,7 +112,7 @@ class DistributedEmulation(RealTimeEmulation):
         state = self.state
         for node in state.nodes:
             node.away = True
-        network = SocketNetwork(
+        SocketCarrier(
             self.env,
             self.exchange,
             self.real_time.mode,
@@ -120,9 +120,7 @@ class DistributedEmulation(RealTimeEmulation):
             self.meter,
             here=[COORDINATOR],
             attempts=self._attempts,
-        )
-        network.know(state.links)
-        state.carry_by(network)
+        ).attach(state)
         state.coordinator.on_closed = self._closed
 
     # -- start ---------------------------------------------------------------------------------

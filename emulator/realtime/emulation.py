@@ -20,7 +20,7 @@ from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.exchange import Exchange, Pair, need_files
 from emulator.realtime.frames import TOKEN_BYTES
 from emulator.realtime.meter import Counts, LoopLag, Meter, advice, figures, keeping_up
-from emulator.realtime.network import SocketNetwork, TimeMode
+from emulator.realtime.network import SocketCarrier, TimeMode
 from emulator.spec import EmulationSpec
 from netshape.timing import timer_kind
 from placement.cluster import COORDINATOR
@@ -103,8 +103,10 @@ class RealTimeEmulation(AioEmulation):
         return LEAD_S
 
     def _connect(self) -> None:
-        network = SocketNetwork(self.env, self.exchange, self.real_time.mode, self.state.model_layers, self.meter)
-        self.state.carry_by(network)
+        if self.spec.churn is not None and self.real_time.mode is TimeMode.OBSERVED:
+            raise SimulationError("churn moves messages that are on their way, which observed time cannot; use logical")
+        settings, layers = self.real_time, self.state.model_layers
+        SocketCarrier(self.env, self.exchange, settings.mode, layers, self.meter).attach(self.state)
 
     async def run_on_loop(self) -> dict[str, Any]:
         """Run to the end and return the summary.
@@ -130,7 +132,9 @@ class RealTimeEmulation(AioEmulation):
     async def _open(self) -> None:
         pairs: list[Pair] = list(dict.fromkeys((wire.source, wire.target) for wire in self.state.used_wires()))
         machines = [COORDINATOR, *(node.name for node in self.state.nodes)]
-        need_files(2 * len(pairs) + len(machines))
+        # Where links come and go, any two machines may be joined.
+        most = len(pairs) if self.spec.churn is None else sum(1 for _ in self.spec.cluster.pairs())
+        need_files(2 * most + len(machines))
         for machine in machines:
             self.exchange.listen(machine)
         await self.exchange.connect(pairs, pairs)

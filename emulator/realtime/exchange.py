@@ -348,6 +348,8 @@ class Exchange:
     def _outbound_for(self, pair: Pair) -> Outbound:
         outbound = self._outbound.get(pair)
         if outbound is None:
+            if pair[1] not in self.addresses:
+                self.listen(pair[1])  # A machine that has joined.
             outbound = self._outbound[pair] = Outbound(self, pair, self.addresses[pair[1]])
         return outbound
 

@@ -17,6 +17,7 @@ from emulator.realtime.gate import ArrivalGate
 from emulator.realtime.meter import Meter
 
 if TYPE_CHECKING:
+    from emulator.cluster import ClusterState
     from emulator.requests import Attempt
 
 
@@ -29,13 +30,16 @@ class TimeMode(StrEnum):
     """The one at which its receiver had it."""
 
 
-class SocketNetwork(VirtualNetwork):
+class SocketCarrier:
     """Sends every message's bytes to its receiver's socket.
 
     The links' clocks say when a message is due, as in virtual time. Its bytes leave at once and are usually early:
     the receiver holds the message until its time. In logical time a message that is late holds up everything in its
     process that is planned for its time or later, so that the order of events is that of virtual time. In observed
     time nobody waits: a message counts from when it is there.
+
+    With one process and logical time nothing of the run's course depends on it: it only watches what is sent.
+    Otherwise a :class:`SocketNetwork` asks it to deliver.
 
     A receiver in another process gets a message from its header alone. There, nothing says that a message is on its
     way; one that comes after an event of its time or later is a causality violation, and is counted.
@@ -61,8 +65,7 @@ class SocketNetwork(VirtualNetwork):
         here: Iterable[str] | None = None,
         attempts: Attempts | None = None,
     ) -> None:
-        super().__init__(env)
-        self._env: AioEnvironment = env
+        self._env = env
         self._exchange = exchange
         self._layers = layers
         self._meter = meter
@@ -77,27 +80,43 @@ class SocketNetwork(VirtualNetwork):
             env.gate = self._gate
         exchange.on_message = self._received
 
-    def know(self, links: Iterable[EmulatedLink]) -> None:
-        """Messages of other processes come over ``links``."""
-        self._links = {link.index: link for link in links}
-
     # -- sending -------------------------------------------------------------------------------
 
-    def launch(self, transfer: Transfer, at_s: float) -> None:
-        """Send the bytes of ``transfer`` off; in logical time its event is planned as well."""
+    def attach(self, state: ClusterState) -> None:
+        """Carry what the cluster sends from now on."""
+        self._links = {link.index: link for link in state.links}
+        if self._observed or self._here is not None:
+            state.carry_by(SocketNetwork(self._env, self))
+            return
+        network, before = state.network, state.network.watch
+
+        def watch(transfer: Transfer) -> None:
+            self.planned(transfer)
+            if before is not None:
+                before(transfer)
+
+        network.watch = watch
+
+    def planned(self, transfer: Transfer) -> None:
+        """``transfer`` will be delivered at its time; send its bytes, without which nothing may pass that time."""
+        for item, planned_s in zip(transfer.items, transfer.times, strict=True):
+            self._serial += 1
+            self._gate.expect(self._serial, planned_s)
+            self._send(transfer.link, item, planned_s)
+
+    def launch(self, transfer: Transfer) -> None:
+        """Send ``transfer`` to its receiver, and see that it is delivered there."""
         link = transfer.link
         if self._here is not None and link.wire.target not in self._here:
             self._send_away(transfer)
-            return
-        if not self._observed:
-            self._env.push(transfer, at_s)
-        for item, planned_s in zip(transfer.items, transfer.times, strict=True):
-            self._serial += 1
-            if self._observed:
+        elif self._observed:
+            for item, planned_s in zip(transfer.items, transfer.times, strict=True):
+                self._serial += 1
                 self._on_way[self._serial] = link, item
-            else:
-                self._gate.expect(self._serial, planned_s)
-            self._send(link, item, planned_s)
+                self._send(link, item, planned_s)
+        else:
+            self._env.push(transfer, transfer.times[0])
+            self.planned(transfer)
 
     def _send_away(self, transfer: Transfer) -> None:
         """To another process, which sees nothing but the messages' headers."""
@@ -185,3 +204,15 @@ class SocketNetwork(VirtualNetwork):
         env = self._env
         transfer = Transfer(env, link, [attempt], [at_s], int(message.prefill), message.tokens)
         env.push(transfer, max(at_s, env.now))
+
+
+class SocketNetwork(VirtualNetwork):
+    """Virtual clocks plan; a :class:`SocketCarrier` delivers."""
+
+    def __init__(self, env: AioEnvironment, carrier: SocketCarrier) -> None:
+        super().__init__(env)
+        self._carrier = carrier
+
+    def launch(self, transfer: Transfer, at_s: float) -> None:
+        """Send the bytes of ``transfer`` off."""
+        self._carrier.launch(transfer)

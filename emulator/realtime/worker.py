@@ -23,7 +23,7 @@ from emulator.realtime.attempts import NodeAttempts
 from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel
 from emulator.realtime.exchange import Address, Exchange, Pair, need_files
 from emulator.realtime.meter import Counts, LoopLag, Meter
-from emulator.realtime.network import SocketNetwork, TimeMode
+from emulator.realtime.network import SocketCarrier, TimeMode
 from emulator.spec import EmulationSpec
 from netshape.timing import new_event_loop
 
@@ -68,7 +68,7 @@ class Worker:
         # Nodes ask it what they would ask of the coordinator.
         self._state.coordinator = self._attempts  # type: ignore[assignment]
         self._exchange = Exchange(loop, assignment.token, lambda *_: None, self._lost)
-        network = SocketNetwork(
+        SocketCarrier(
             self._env,
             self._exchange,
             assignment.mode,
@@ -76,9 +76,7 @@ class Worker:
             self._meter,
             here=assignment.nodes,
             attempts=self._attempts,
-        )
-        network.know(self._state.links)
-        self._state.carry_by(network)
+        ).attach(self._state)
         if spec.warm_up_s > 0:
             self._env.call_at(spec.warm_up_s, lambda _event: self._start_window())
 
