@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from emulator.cluster import ClusterState
     from emulator.node import GpuNode
+    from emulator.pipeline import Pipeline
     from emulator.spec import EmulationSpec
 
 COALESCE_S = 1e-6
@@ -162,11 +163,14 @@ class Coordinator:
 
     # -- warm start ----------------------------------------------------------------------------
 
-    def adopt(self, prompt_tokens: int, output_tokens: int, emitted_tokens: int) -> bool:
+    def adopt(
+        self, prompt_tokens: int, output_tokens: int, emitted_tokens: int, keep: Callable[[Pipeline], bool]
+    ) -> bool:
         """Put a request in place that has emitted some of its tokens, its KV entries on every stage.
 
         Returns:
-            Whether the policy has a pipeline for it; if not, nothing has happened. :meth:`start_adopted` sets it going.
+            Whether the policy has a pipeline for it that ``keep`` agrees to; if not, nothing is in place.
+            :meth:`start_adopted` sets it going.
         """
         state = self._state
         now = self._env.now
@@ -179,6 +183,9 @@ class Coordinator:
             link = attempt.links.get(link.node.index) or state.policy.next_link(link.node, attempt, now)
         attempt.pipeline = attempt.pipeline or state.pipelines.of(attempt.path())
         attempt.links = attempt.pipeline.after
+        if not keep(attempt.pipeline):
+            state.policy.closed(attempt)
+            return False
         attempt.prefill, attempt.tokens, attempt.context = False, 1, prompt_tokens + emitted_tokens
         if any(node.kv_used + attempt.context * len(used) > node.kv_capacity for node, used in attempt.stages()):
             state.policy.closed(attempt)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emulator.errors import SimulationError
@@ -20,6 +20,7 @@ from emulator.workload import ClosedLoop, Lengths, OpenLoop, Refill, Workload
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
+    from emulator.pipeline import Pipeline
 
 SAMPLE = 4096
 """So many requests of the workload stand for its distribution of lengths."""
@@ -35,11 +36,15 @@ class WarmStart:
     Attributes:
         spread_s: The next iterations of the requests put in place begin evenly over this time; about one decode
             iteration's latency is right.
+        stays_s: Node -> time that an iteration spends there, waiting included, as the serving model predicts it.
+            Pipelines then hold requests in proportion to the time that an iteration takes on them; without it all
+            hold alike, and where they differ much it takes a request's lifetime until they hold what they should.
         requests: How many are put in place. A closed loop finds its own number: what its KV caches or its constant
             number allow; an open loop needs it: arrival rate times the time that a request stays.
     """
 
     spread_s: float = 1.0
+    stays_s: Mapping[str, float] = field(default_factory=dict)
     requests: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,13 +67,16 @@ def fill(state: ClusterState, warm: WarmStart) -> int:
             raise SimulationError("warm start: an open loop needs the number of requests in flight; give requests")
         most = workload.initial_requests if workload.refill is Refill.CONSTANT else MOST_REQUESTS
     mark = _feed_mark(workload)
+    thinning = _Thinning(warm.stays_s, state.spec.seed)
     placed = refused = 0
     found = _in_flight(workload, state.spec.seed)
     for lengths, emitted in itertools.islice(found, MOST_REQUESTS + REFUSALS):
         if placed >= most or refused >= REFUSALS or (mark < math.inf and state.kv_bottleneck() > mark):
             break
-        if state.coordinator.adopt(lengths.prompt_tokens, lengths.output_tokens, emitted):
+        if state.coordinator.adopt(lengths.prompt_tokens, lengths.output_tokens, emitted, thinning.keep):
             placed, refused = placed + 1, 0
+        elif thinning.dropped:
+            thinning.dropped, refused = False, 0
         else:
             refused += 1
     state.coordinator.start_adopted(warm.spread_s)
@@ -78,6 +86,30 @@ def fill(state: ClusterState, warm: WarmStart) -> int:
         return workload.initial_requests - min(placed, workload.initial_requests)
     # Where pipelines run out before the feeder stops, somebody is always waiting for one.
     return 1 if state.kv_bottleneck() <= mark else 0
+
+
+class _Thinning:
+    """Keeps requests with a probability in proportion to the time that an iteration takes on their pipeline.
+
+    Attributes:
+        dropped: Whether :meth:`keep` has turned one away.
+    """
+
+    def __init__(self, stays_s: Mapping[str, float], seed: int) -> None:
+        self._stays_s = stays_s
+        self._draw = generator(seed, "warm-start/pipelines")
+        self._longest_s = 0.0
+        self.dropped = False
+
+    def keep(self, pipeline: Pipeline) -> bool:
+        """Whether a request stays on ``pipeline``."""
+        if not self._stays_s:
+            return True
+        takes_s = sum(link.clock.latency_s for link in pipeline.links)
+        takes_s += sum(self._stays_s.get(stage.node.name, 0.0) for stage in pipeline.stages)
+        self._longest_s = max(self._longest_s, takes_s)
+        self.dropped = bool(self._draw.random() * self._longest_s > takes_s)
+        return not self.dropped
 
 
 def _feed_mark(workload: Workload) -> float:

@@ -30,10 +30,9 @@ from scenarios.helix_import import SCHEDULERS, import_helix_artifact
 from scenarios.json_schema import json_schema
 from scenarios.library import FOLDERS, list_library
 from scenarios.loader import LoadedScenario, load_scenario
+from scenarios.objectives import Objective
 from scenarios.planning import (
     DEFAULT_PLANNER,
-    Objective,
-    Ranked,
     best_plan,
     compare_planners,
     placement_file,
@@ -42,6 +41,7 @@ from scenarios.planning import (
     with_placement,
 )
 from scenarios.quantities import QuantityError, seconds
+from scenarios.ranking import Ranked
 from scenarios.results import next_run_directory
 from scenarios.runner import run_scenario
 from scenarios.terminal import print_comparison, print_plans, print_summary, progress_bar
@@ -157,7 +157,8 @@ def plan(
     """Place the model on the scenario's cluster.
 
     With a planner, or --objective flow, the plan with the greatest max flow. Otherwise the plan that serves most
-    (throughput), answers soonest (latency) or meets the SLOs most often (goodput), found by short emulations.
+    (throughput), answers soonest (latency) or meets the SLOs most often (goodput): of all planners' plans a model
+    picks the few that promise most, and short emulations decide between these.
     """
     limit_s = _time_limit(time_limit)
     _check_writable(json_to)
@@ -168,14 +169,15 @@ def plan(
             _check_writable(None if compare and picture is draw else str(picture))
     if compare:
         ranked, failures = compare_planners(scenario, time_limit_s=limit_s, overrides=override or (), sets=sets or ())
-        _write_json(json_to, [plan_figures(each.plan, Objective.FLOW, each.summary) for each in ranked])
+        _write_json(json_to, [plan_figures(each, Objective.FLOW) for each in ranked])
         if json_to != "-":
             print_comparison(Console(), ranked, failures)
         _draw_plans([each.plan for each in ranked], scenario, override or (), sets or (), draw, draw_trace)
         return
     goal = objective or (Objective.FLOW if planner else Objective.THROUGHPUT)
     if planner and goal is not Objective.FLOW:
-        raise typer.BadParameter("a planner aims at flow; leave --planner out to rank plans", param_hint="--planner")
+        rule = f"a planner aims at flow; leave --planner out to rank all planners' plans by {goal}"
+        raise typer.BadParameter(rule, param_hint="--planner")
     if goal is Objective.FLOW:
         loaded = plan_scenario(
             scenario,
@@ -191,7 +193,7 @@ def plan(
     best = ranked[0]
     if out is not None:
         out.write_text(dump_yaml(placement_file(best.plan)), encoding="utf-8")
-    figures = plan_figures(best.plan, goal, best.summary)
+    figures = plan_figures(best, goal)
     _write_json(json_to, figures)
     if json_to != "-":
         print_plans(Console(), ranked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,9 @@ from scenarios.cluster_checks import cluster_problems
 from scenarios.errors import Problem, ScenarioError
 from scenarios.expect import Expectation, read_expectations
 from scenarios.library import suggestion
-from scenarios.placing import Placed, coverage_problems, place, plan_problems
+from scenarios.objectives import Objective
+from scenarios.placing import Placed, coverage_problems, place, placed_by, plan_problems
+from scenarios.ranking import RANKING_LIMIT_S, Ranked, rank_plans
 from scenarios.schema import PlacementSection, SchedulerSection
 from scenarios.schema_cluster import ClusterSection
 from scenarios.schema_profile import ModelSection, ProfileSection
@@ -47,6 +50,7 @@ class Crossing:
         plan: What the scenario's planner made, if it has one.
         notes: What is no mistake, but may surprise.
         expectations: What the scenario expects of its figures.
+        ranked: The plans that it was chosen from, best first, if an objective chose it.
     """
 
     tree: Tree
@@ -56,6 +60,7 @@ class Crossing:
     plan: Plan | None = None
     notes: list[str] = field(default_factory=list)
     expectations: list[Expectation] = field(default_factory=list)
+    ranked: tuple[Ranked, ...] = ()
 
     def spec(self) -> EmulationSpec | None:
         """What the emulator needs; ``None`` when there are problems."""
@@ -72,11 +77,37 @@ class Crossing:
         try:
             if not self.problems and model and profiles is not None and placed and workload:
                 spec = self._assembled(model, profiles, placed, workload, conditions, churn)
+                spec = spec if placed.placement.ranges else self._ranked(spec)
             self.expectations, found = read_expectations(self.tree, spec)
             self.problems += found
         except SimulationError as error:
             self._simulation_problem((), error)
         return None if self.problems else spec
+
+    def _ranked(self, spec: EmulationSpec) -> EmulationSpec | None:
+        """The run on the plan that is best for the scenario's objective while nothing fails."""
+        section: PlacementSection = self.sections["placement"]
+        path: TreePath = ("placement", "objective")
+        if section.objective is Objective.GOODPUT and not spec.slo.given:
+            rule = "goodput needs latency objectives, and the scenario has no slo"
+            self.problems.append(problem_at(self.tree, path, rule, "add slo, or choose another objective"))
+            return None
+        limit_s = section.options.get("time_limit_s", RANKING_LIMIT_S)
+        assert isinstance(limit_s, int | float)
+        calm = dataclasses.replace(spec, churn=None)
+        try:
+            self.ranked = tuple(rank_plans(calm, section.objective, time_limit_s=float(limit_s)))
+        except PlanError as error:
+            self.problems += plan_problems(error, self.tree, ("placement", "planner"))
+            return None
+        self.plan = self.ranked[0].plan
+        placed = placed_by(self.plan, section, self.tree, spec.cluster)
+        self._put_placement(placed)
+        return dataclasses.replace(spec, placement=placed.placement, cluster=placed.cluster)
+
+    def _put_placement(self, placed: Placed) -> None:
+        origin = self.tree.nearest(("placement",)).origin
+        self.tree = self.tree.put(("placement",), from_plain(placed.resolved, origin))
 
     def _assembled(
         self,
@@ -194,8 +225,8 @@ class Crossing:
             self.problems += error.problems
             return None
         self.plan = placed.plan
-        origin = self.tree.nearest(("placement",)).origin
-        self.tree = self.tree.put(("placement",), from_plain(placed.resolved, origin))
+        if placed.placement.ranges:
+            self._put_placement(placed)
         return placed
 
     def _check_machines(

@@ -13,6 +13,7 @@ from scenarios.changes import changed
 from scenarios.crossing import Crossing
 from scenarios.errors import Problem, ScenarioError
 from scenarios.expect import Expectation
+from scenarios.ranking import Ranked
 from scenarios.references import Resolver, scenario_path
 from scenarios.validation import validate
 
@@ -30,6 +31,7 @@ class LoadedScenario:
         plan: What the scenario's planner made; ``None`` where the placement is written out.
         notes: What is no mistake, but may surprise.
         expectations: What the scenario expects of its figures.
+        ranked: The plans that it was chosen from, best first, where an objective chose it.
     """
 
     spec: EmulationSpec
@@ -38,6 +40,7 @@ class LoadedScenario:
     plan: Plan | None = None
     notes: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = ()
+    ranked: tuple[Ranked, ...] = ()
 
 
 def load_scenario(
@@ -72,6 +75,7 @@ def load_scenario(
         plan=crossing.plan,
         notes=tuple(crossing.notes),
         expectations=tuple(crossing.expectations),
+        ranked=crossing.ranked,
     )
 
 

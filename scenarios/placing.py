@@ -16,6 +16,7 @@ from placement.planners import planner
 from placement.profile import MachineProfile
 from placement.throughput import ThroughputModel
 from scenarios.errors import Problem, ScenarioError
+from scenarios.objectives import Objective
 from scenarios.schema import PlacementSection
 from scenarios.tree import Plain, Tree, TreePath
 from scenarios.validation import problem_at
@@ -60,7 +61,7 @@ def place(
     profiles: Mapping[str, MachineProfile],
     seed: int,
 ) -> Placed:
-    """The placement of a scenario.
+    """The placement of a scenario; an empty one where its objective is still to rank plans.
 
     Args:
         section: What the scenario says about it.
@@ -76,6 +77,9 @@ def place(
     problems = list(_throughput_problems(tree, cluster, model, profiles))
     if problems:
         raise ScenarioError(problems)
+    if section.objective is not Objective.FLOW:
+        # Ranking plans takes the whole run; see scenarios.crossing.
+        return Placed(placement=Placement({}), cluster=cluster, resolved={})
     if section.planner is not None:
         return _planned(section, tree, cluster, model, profiles, seed)
     placement = written_ranges(section, tree)
@@ -182,6 +186,11 @@ def _planned(
             raise
         rule = f"this planner failed: {type(error).__name__}: {error}"
         raise ScenarioError(problem_at(tree, path, rule, "correct the planner or its options")) from error
+    return placed_by(plan, section, tree, cluster)
+
+
+def placed_by(plan: Plan, section: PlacementSection, tree: Tree, cluster: Cluster) -> Placed:
+    """What a plan makes of a section that names a planner."""
     allow = section.allow_over_profile or plan.allow_over_profile
     resolved = _resolved(section, tree, plan.placement, plan.links, allow_over_profile=allow)
     reduced = _reduced(cluster, plan.links, tree)
@@ -201,7 +210,10 @@ def _resolved(
     resolved: dict[str, Plain] = dict(written) if isinstance(written, dict) else {}
     if section.planner is not None:
         options = resolved.pop("options", {})
-        resolved["planned_by"] = {"planner": resolved.pop("planner"), "options": options}
+        record: dict[str, Plain] = {"planner": resolved.pop("planner"), "options": options}
+        if "objective" in resolved:
+            record["objective"] = resolved.pop("objective")
+        resolved["planned_by"] = record
     resolved["ranges"] = {name: [held.start, held.stop] for name, held in placement.ranges.items()}
     if links is not None:
         resolved["links"] = [list(pair) for pair in links]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from emulator.spec import (
     EdgeFlows,
@@ -17,6 +19,7 @@ from emulator.spec import (
     WhenFull,
     WhenNoRoute,
 )
+from scenarios.objectives import Objective
 from scenarios.quantities import BytesPerSecond, PositiveSeconds, Seconds
 from scenarios.schema_churn import ChurnSection
 from scenarios.schema_cluster import ClusterSection
@@ -37,6 +40,8 @@ from scenarios.schema_workload import WorkloadSection
 
 RangePair = Annotated[tuple[Whole, Whole], Field(description="[start, stop): first layer, and the one after the last.")]
 Expected = Annotated[JsonValue, Field(description="A value, an operator and a value, a list of these, or a mapping.")]
+RANKED_BY = "blocks"
+"""The planner whose front of plans is ranked, beside every other planner's plan."""
 PLACEMENT_FORMS = (("planner",), ("file",), ("ranges",))
 
 
@@ -45,6 +50,7 @@ class PlannedBySection(Section):
 
     planner: Text = Field(description="Name of the planner.")
     options: Options = Field(default_factory=dict, description="Its options.")
+    objective: Objective = Field(default=Objective.FLOW, description="What the plan was chosen for.")
 
 
 class PlacementSection(FileSection):
@@ -59,6 +65,12 @@ class PlacementSection(FileSection):
         examples=["blocks", "swarm"],
     )
     options: Options = Field(default_factory=dict, description="Options of the planner.")
+    objective: Objective = Field(
+        default=Objective.FLOW,
+        description="flow: the planner's own plan. throughput (decode tokens/s), latency (median decode iteration) or "
+        "goodput (requests/s within the slo): with planner blocks, the best of all planners' plans in short "
+        "emulations; its only option is time_limit_s.",
+    )
     file: Text | None = Field(default=None, min_length=1, description="Placement file.")
     ranges: dict[str, RangePair] | None = Field(default=None, description="Node -> [start, stop).")
     allow_over_profile: Flag = Field(
@@ -76,7 +88,27 @@ class PlacementSection(FileSection):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         exactly_one(self, *PLACEMENT_FORMS)
+        if self.objective is not Objective.FLOW:
+            _check_ranked(self.objective, self.planner, self.options)
         return self
+
+
+def _check_ranked(objective: Objective, planner: str | None, options: Options) -> None:
+    """Refuse an objective that the section gives nothing to choose from."""
+    rule = remedy = ""
+    if planner != RANKED_BY:
+        rule = f"objective {objective} chooses among the plans of all planners"
+        remedy = f"write planner: {RANKED_BY}, or leave the objective out"
+    elif others := [name for name in options if name != "time_limit_s"]:
+        rule, remedy = f"objective {objective} takes no option {others[0]}", "its only option is time_limit_s"
+    elif not _is_positive(options.get("time_limit_s", 1.0)):
+        rule, remedy = f"time_limit_s is {options['time_limit_s']}", "give seconds above 0"
+    if rule:
+        raise PydanticCustomError("objective", "{rule}; {remedy}", {"rule": rule, "remedy": remedy})
+
+
+def _is_positive(value: JsonValue) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 class SchedulerSection(Section):

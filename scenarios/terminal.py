@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from emulator.emulation import Progress as RunProgress
-from scenarios.planning import Ranked
+from scenarios.ranking import Ranked
 
 _DISTRIBUTIONS = (
     ("TTFT", "ttft_s"),
@@ -64,17 +64,20 @@ def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:
     """Plans, best first, with what they served where they were emulated; then the best one's layers."""
     emulated = any(each.summary is not None for each in ranked)
     table = Table(title="plans, best first" if emulated else "plan", title_justify="left")
-    measured = ("decode tokens/s", "p50 s", "emulated s") if emulated else ("bound", "gap", "seconds")
+    measured = ("predicted/s", "decode tokens/s", "p50 s", "emulated s") if emulated else ("bound", "gap", "seconds")
     for column in ("planner", "status", "flow", "depth", *measured):
         table.add_column(column, justify="left" if column in ("planner", "status") else "right")
     for each in ranked:
         plan = each.plan
         row = [plan.planner, plan.status.value, f"{plan.flow.tokens_per_s:.2f}", str(plan.depth)]
-        if each.summary is None:
+        if not emulated:
             row += [f"{plan.bound_tokens_per_s:.2f}", f"{plan.gap:.2%}", f"{plan.seconds:.2f}"]
+        elif each.summary is None:
+            row += [_predicted(each), "-", "-", "-"]
         else:
             latency = each.summary["decode_latency_s"]["p50"]
             row += [
+                _predicted(each),
                 f"{each.summary['decode_throughput_tokens_per_s']:.2f}",
                 "-" if latency is None else f"{latency:.3f}",
                 f"{each.summary['sim_s']:.0f}",
@@ -88,10 +91,15 @@ def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:
         console.print(warning, highlight=False)
 
 
+def _predicted(ranked: Ranked) -> str:
+    """Decode tokens/s that the serving model expects."""
+    return "-" if ranked.prediction is None else f"{ranked.prediction.decode_tokens_per_s:.1f}"
+
+
 def print_comparison(console: Console, ranked: Sequence[Ranked], failures: Sequence[str]) -> None:
     """One row a planner: what its plan promises, what it served, and what it cost."""
     table = Table(title="planners", title_justify="left")
-    for column in ("planner", "status", "flow", "bound", "gap", "depth", "served/s", "plan s"):
+    for column in ("planner", "status", "flow", "bound", "gap", "depth", "predicted/s", "served/s", "plan s"):
         table.add_column(column, justify="left" if column in ("planner", "status") else "right")
     for each in ranked:
         plan = each.plan
@@ -103,6 +111,7 @@ def print_comparison(console: Console, ranked: Sequence[Ranked], failures: Seque
             f"{plan.bound_tokens_per_s:.1f}",
             f"{plan.gap:.1%}",
             str(plan.depth),
+            _predicted(each),
             served,
             f"{plan.seconds:.2f}",
         )

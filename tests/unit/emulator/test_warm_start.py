@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_runs import constant, toy_cluster, toy_spec
+from small_runs import constant, placed, toy_cluster, toy_spec
 
 from emulator.emulation import Emulation
 from emulator.errors import SimulationError
@@ -123,3 +123,17 @@ def test_a_short_warm_run_tells_what_a_long_cold_run_tells_and_a_short_cold_one_
     # A run of 900 s that counts from 400 s on serves 700 tokens/s.
     assert served(60.0, 20.0, WarmStart()) == pytest.approx(700, rel=0.1)
     assert served(60.0, 20.0, None) < 0.5 * 700
+
+
+def test_slow_pipelines_hold_more_requests() -> None:
+    cluster = toy_cluster(("slow", "quick"), kv_capacity=10**8, latency=0.0)
+    spec = toy_spec(
+        workload=constant(2000, 100, 50), cluster=cluster, placement=placed(slow=(0, 4), quick=(0, 4)), duration_s=0.001
+    )
+
+    def held(stays_s: dict[str, float]) -> int:
+        attempts = warm(spec, stays_s=stays_s).state.coordinator.in_flight()
+        return sum(1 for attempt in attempts if str(attempt.pipeline).startswith("slow"))
+
+    assert held({}) == 1000
+    assert held({"slow": 0.3, "quick": 0.1}) == pytest.approx(1500, abs=60)

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from emulator.requests import Outcome, Request
+from emulator.spec import Slo
 from placement.planners import KNOWN
 from scenarios.errors import ScenarioError
 from scenarios.loader import load_scenario
-from scenarios.planning import Objective, best_plan, compare_planners, placement_file, plan_figures, plan_scenario
+from scenarios.objectives import Objective
+from scenarios.planning import best_plan, compare_planners, placement_file, plan_figures, plan_scenario
+from scenarios.ranking import HEAT_S, HEATS, Ranked, good_share
 from scenarios.yaml_text import dump_yaml
 
 
@@ -29,7 +33,9 @@ def test_a_plan_replaces_what_the_scenario_says_and_comes_with_its_proof() -> No
     assert plan.status.value == "optimal"
     assert plan.gap < 1e-9
     assert loaded.spec.placement == plan.placement
-    assert plan_figures(plan, Objective.FLOW)["flow_tokens_per_s"] == pytest.approx(plan.bound_tokens_per_s)
+    assert plan_figures(Ranked(plan=plan), Objective.FLOW)["flow_tokens_per_s"] == pytest.approx(
+        plan.bound_tokens_per_s
+    )
 
 
 def test_a_written_plan_loads_as_a_placement_file(tmp_path: Path) -> None:
@@ -41,17 +47,93 @@ def test_a_written_plan_loads_as_a_placement_file(tmp_path: Path) -> None:
     assert loaded.spec.placement.ranges == plan.placement.ranges
 
 
-def test_ranking_puts_the_plan_that_serves_most_first_and_beats_the_greatest_flow() -> None:
-    ranked = best_plan("helix-10-30b", Objective.THROUGHPUT, time_limit_s=5.0)
-    finals = [each for each in ranked if each.summary is not None and each.summary["sim_s"] > 200]
-    served = [each.summary["decode_throughput_tokens_per_s"] for each in finals if each.summary is not None]
-    assert len(served) == 3
+def test_ranking_puts_the_plan_that_serves_most_first() -> None:
+    ranked = best_plan("helix-10-30b", Objective.THROUGHPUT, time_limit_s=10.0)
+    finals = [each.summary for each in ranked if each.summary is not None and each.summary["sim_s"] > HEAT_S]
+    served = [summary["decode_throughput_tokens_per_s"] for summary in finals]
     assert served == sorted(served, reverse=True)
+    assert all(each.prediction is not None for each in ranked)
+    # The two with the greatest flow serve most here; the shallowest and swarm a fifth less.
+    assert ranked[0].plan.flow.tokens_per_s == pytest.approx(286.587, abs=1)
+    rest = [each.prediction.decode_tokens_per_s for each in ranked[HEATS:] if each.prediction is not None]
+    assert rest == sorted(rest, reverse=True)
+
+
+def test_the_placement_section_names_an_objective(tmp_path: Path) -> None:
+    sets = ["placement={planner: blocks, objective: latency, options: {time_limit_s: 4}}"]
+    loaded = load_scenario("small-6-30b", sets=sets)
+    assert loaded.plan is not None
+    assert loaded.spec.placement == loaded.plan.placement == loaded.ranked[0].plan.placement
+    assert loaded.resolved["placement"]["planned_by"] == {
+        "planner": "blocks",
+        "objective": "latency",
+        "options": {"time_limit_s": 4},
+    }
+    path = tmp_path / "scenario.yaml"
+    path.write_text(dump_yaml(loaded.resolved))
+    again = load_scenario(path)
+    assert again.spec == loaded.spec
+    assert again.ranked == ()
+
+
+def test_goodput_counts_what_the_objectives_let_through() -> None:
+    ranked = best_plan("small-6-30b", Objective.GOODPUT, time_limit_s=6.0)
+    best = ranked[0]
+    assert best.summary is not None
+    assert best.prediction is not None
+    assert 0 < best.summary["goodput_requests_per_s"] <= best.summary["request_throughput_per_s"]
+    assert best.prediction.good_share > 0.5
+    none = best_plan("small-6-30b", Objective.GOODPUT, time_limit_s=3.0, sets=["slo={tpot: 1 ms}"])
+    assert none[0].summary is not None
+    assert none[0].summary["goodput_requests_per_s"] == 0.0
 
 
 def test_goodput_needs_objectives() -> None:
     with pytest.raises(ScenarioError, match="the scenario has no slo"):
         best_plan("helix-10-30b", Objective.GOODPUT, time_limit_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("{planner: petals, objective: throughput}", "chooses among the plans of all planners"),
+        ("{ranges: {a: [0, 1]}, objective: latency}", "chooses among the plans of all planners"),
+        ("{planner: blocks, objective: throughput, options: {max_depth: 3}}", "takes no option max_depth"),
+        ("{planner: blocks, objective: throughput, options: {time_limit_s: 0}}", "give seconds above 0"),
+        ("{planner: blocks, objective: speed}", "objective"),
+    ],
+)
+def test_objectives_that_have_nothing_to_choose(section: str, told: str) -> None:
+    with pytest.raises(ScenarioError, match=told):
+        load_scenario("helix-10-30b", sets=[f"placement={section}"])
+
+
+def request(
+    *, adopted: int = 0, emitted: int, output: int, arrived: float, first: float | None, last: float
+) -> Request:
+    made = Request(0, arrived, 10, output)
+    made.adopted_tokens, made.emitted_tokens = adopted, emitted
+    made.first_token_s, made.last_token_s = first, last
+    if emitted == output:
+        made.outcome, made.end_s = Outcome.FINISHED, last
+    return made
+
+
+def test_goodput_of_requests_that_a_run_sees_in_part() -> None:
+    seen = [
+        request(emitted=101, output=101, arrived=0.0, first=1.0, last=11.0),  # first token after 1 s, 0.1 s a token
+        request(adopted=50, emitted=150, output=150, arrived=0.0, first=None, last=20.0),  # 0.2 s a token
+        request(emitted=31, output=500, arrived=2.0, first=5.0, last=8.0),  # after 3 s, 0.1 s a token
+        request(emitted=0, output=500, arrived=2.0, first=None, last=0.0),  # waits for 18 s
+        request(emitted=3, output=500, arrived=19.0, first=19.5, last=20.0),  # after 0.5 s, too short for a pace
+    ]
+    assert good_share(seen, Slo(ttft_s=2.0), 20.0) == 2 / 4
+    assert good_share(seen, Slo(ttft_s=19.0), 20.0) == 1.0
+    assert good_share(seen, Slo(tpot_s=0.15), 20.0) == 2 / 3
+    assert good_share(seen, Slo(ttft_s=2.0, tpot_s=0.15), 20.0) == pytest.approx(1 / 3)
+    # End to end: 11 s, 149 * 0.2 s, and 3 + 499 * 0.1 s.
+    assert good_share(seen, Slo(e2e_s=12.0), 20.0) == 1 / 3
+    assert good_share([], Slo(ttft_s=1.0), 20.0) == 1.0
 
 
 def test_the_command_prints_json_alone_and_writes_the_placement(tmp_path: Path) -> None:

@@ -1,0 +1,264 @@
+"""Ranks plans by what users feel: the serving model prunes the candidates, short emulations decide.
+
+A plan's max flow is not what it serves (PLANNER.md, last section): deep chains raise the flow, and the round trip. So
+the candidates are the front of flow against depth beside every other planner's plan; the serving model predicts what
+each of them serves, and the best few run the scenario itself from a warm start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.emulation import Emulation
+from emulator.requests import Outcome, Request
+from emulator.spec import EmulationSpec, Slo
+from emulator.warm_start import WarmStart
+from emulator.workload import OpenLoop
+from placement.errors import PlanError
+from placement.plan import Plan, Problem, problem_for
+from placement.planners import planner, takes
+from placement.planners.blocks_front import depth_front
+from placement.serving.model import Effort, Prediction
+from scenarios.objectives import Objective
+from scenarios.predicting import predict_run
+
+RANKING_LIMIT_S = 30.0
+OTHERS = ("petals", "swarm", "uniform", "separate", "cover")
+"""Planners whose plans stand beside the front of ``blocks``."""
+FRONT_SHARE, OTHERS_SHARE, MODEL_SHARE = 0.25, 0.35, 0.6
+"""Parts of the time limit by whose ends the front, the other plans and the predictions must be there."""
+PRUNING = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=30)
+HEATS, FINALISTS = 5, 2
+HEAT_S, HEAT_WARM_UP_S = 80.0, 20.0
+FINAL_S, SHORTEST_FINAL_S = 300.0, 120.0
+"""Emulated seconds of a heat and of a final; a final is as long as the time left allows, or is left out."""
+LEAST_EMITTED = 20
+"""A request that has not ended shows its pace after so many tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """A plan, what the model predicts for it, and what it served in its last emulation, as far as it came."""
+
+    plan: Plan
+    prediction: Prediction | None = None
+    summary: Mapping[str, Any] | None = None
+
+
+Score = tuple[float, float]
+"""Greater is better; the second figure decides between equals."""
+
+_PREDICTED: Mapping[Objective, Callable[[Prediction], Score]] = {
+    Objective.THROUGHPUT: lambda seen: (seen.decode_tokens_per_s, 0.0),
+    Objective.LATENCY: lambda seen: (-seen.decode_latency_s_p50, seen.decode_tokens_per_s),
+    # Where no plan meets the objectives, the one that serves most comes closest.
+    Objective.GOODPUT: lambda seen: (seen.good_requests_per_s, seen.decode_tokens_per_s),
+}
+_SERVED: Mapping[Objective, Callable[[Mapping[str, Any]], Score]] = {
+    Objective.THROUGHPUT: lambda seen: (float(seen["decode_throughput_tokens_per_s"]), 0.0),
+    Objective.LATENCY: lambda seen: (
+        -float(seen["decode_latency_s"]["p50"] or float("inf")),
+        float(seen["decode_throughput_tokens_per_s"]),
+    ),
+    Objective.GOODPUT: lambda seen: (
+        float(seen["goodput_requests_per_s"]),
+        float(seen["decode_throughput_tokens_per_s"]),
+    ),
+}
+
+
+def rank_plans(spec: EmulationSpec, objective: Objective, *, time_limit_s: float = RANKING_LIMIT_S) -> list[Ranked]:
+    """Candidates in order of ``objective``, best first.
+
+    Args:
+        spec: The run to plan for; its cluster must have all its links, its placement does not matter.
+        objective: Any but ``flow``.
+        time_limit_s: For all of it; the first prediction and the first heat take place whatever the time.
+
+    Raises:
+        PlanError: No planner finds a plan, or goodput is asked for without SLOs.
+    """
+    if objective is Objective.GOODPUT and not spec.slo.given:
+        raise PlanError("objective goodput: it needs latency objectives, and the scenario has no slo; add slo")
+    started_s = time.perf_counter()
+    deadline_s = started_s + time_limit_s
+    plans = candidates(spec, time_limit_s)
+    predicted = _predicted(spec, plans, started_s + time_limit_s * MODEL_SHARE)
+    if not predicted:
+        raise PlanError(f"objective {objective}: nothing flows through any plan without partial inference; allow it")
+    model_score, served_score = _PREDICTED[objective], _SERVED[objective]
+    predicted.sort(key=lambda each: model_score(_seen(each)), reverse=True)
+    heats = _heats(spec, predicted[:HEATS], HEAT_S, deadline_s)
+    heats.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
+    rest = predicted[len(heats) :]
+    final_s = _final_length(heats[0], deadline_s)
+    if final_s is None or len(heats) == 1:
+        return [*heats, *rest]
+    finals = _heats(spec, heats[:FINALISTS], final_s, deadline_s)
+    finals.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
+    return [*finals, *heats[len(finals) :], *rest]
+
+
+def candidates(spec: EmulationSpec, time_limit_s: float) -> list[Plan]:
+    """Different plans for a spec's cluster and model: the front of ``blocks``, deepest last, then the others'.
+
+    Raises:
+        PlanError: No planner finds any.
+    """
+    started_s = time.perf_counter()
+    problem = problem_for(spec.cluster, spec.model, spec.profiles, spec.seed)
+    plans: list[Plan] = []
+    try:
+        plans += depth_front(problem, time_limit_s=time_limit_s * FRONT_SHARE)
+    except PlanError as error:
+        refusal = error
+    for name in OTHERS:
+        left_s = started_s + time_limit_s * OTHERS_SHARE - time.perf_counter()
+        if plans and left_s <= 0:
+            break
+        try:
+            plans.append(_plan(name, problem, max(left_s, 1.0)))
+        except PlanError:
+            # A planner that cannot place this model is no candidate; if none can, the first one's reasons are told.
+            continue
+    if not plans:
+        raise refusal
+    return list({_layout(plan): plan for plan in reversed(plans)}.values())[::-1]
+
+
+def _plan(name: str, problem: Problem, time_limit_s: float) -> Plan:
+    options = {"time_limit_s": time_limit_s} if takes(name, "time_limit_s") else {}
+    return planner(name, **options).plan(problem)
+
+
+def _layout(plan: Plan) -> tuple[object, ...]:
+    return (tuple(plan.placement.ranges.items()), plan.links)
+
+
+def _predicted(spec: EmulationSpec, plans: Sequence[Plan], deadline_s: float) -> list[Ranked]:
+    ranked: list[Ranked] = []
+    for plan in _outside_in(plans):
+        if ranked and time.perf_counter() > deadline_s:
+            break
+        try:
+            ranked.append(Ranked(plan=plan, prediction=predict_run(with_plan(spec, plan), PRUNING)))
+        except PlanError:
+            # Nothing flows without partial inference, which this plan relies on.
+            continue
+    return ranked
+
+
+def _outside_in(plans: Sequence[Plan]) -> Iterator[Plan]:
+    """Every other plan, then those between: so that a part of them covers all kinds."""
+    yield from plans[::2]
+    yield from plans[1::2]
+
+
+def _seen(ranked: Ranked) -> Prediction:
+    assert ranked.prediction is not None
+    return ranked.prediction
+
+
+def _heats(spec: EmulationSpec, ranked: Sequence[Ranked], duration_s: float, deadline_s: float) -> list[Ranked]:
+    """Emulate plans one after another; none is begun that would not end in time, but the first always is."""
+    done: list[Ranked] = []
+    longest_s = 0.0
+    for each in ranked:
+        started_s = time.perf_counter()
+        if done and started_s + longest_s > deadline_s:
+            break
+        summary = warm_run(spec, each.plan, _seen(each), duration_s)
+        longest_s = max(longest_s, time.perf_counter() - started_s)
+        done.append(dataclasses.replace(each, summary=summary))
+    return done
+
+
+def _final_length(heat: Ranked, deadline_s: float) -> float | None:
+    """Emulated seconds for which the time left suffices for all finals, with a fifth to spare."""
+    summary = heat.summary or {}
+    pace = float(summary["wall_s"]) / float(summary["sim_s"])
+    length_s = min(FINAL_S, 0.8 * (deadline_s - time.perf_counter()) / (FINALISTS * max(pace, 1e-6)))
+    return length_s if length_s >= SHORTEST_FINAL_S else None
+
+
+def warm_run(spec: EmulationSpec, plan: Plan, prediction: Prediction, duration_s: float) -> dict[str, Any]:
+    """The summary of a run on a plan that begins as the model predicts that it goes on.
+
+    The first 20 emulated seconds do not count. Goodput is that of the requests seen in the run, ended or not: those
+    that a warm start put in place show a pace, the new ones show a time to first token.
+    """
+    open_loop = isinstance(spec.workload, OpenLoop)
+    warm = WarmStart(
+        spread_s=prediction.decode_latency_s if prediction.decode_latency_s < duration_s else 1.0,
+        stays_s=prediction.stays_s,
+        requests=round(prediction.in_flight) if open_loop else None,
+    )
+    seen: list[Request] = []
+    run = dataclasses.replace(
+        with_plan(spec, plan), duration_s=duration_s, warm_up_s=HEAT_WARM_UP_S, drain=False, warm_start=warm
+    )
+    summary = Emulation(run, on_ended=seen.append).run()
+    if spec.slo.given:
+        share = good_share(seen, spec.slo, duration_s)
+        summary["goodput_requests_per_s"] = summary["request_throughput_per_s"] * share
+    return summary
+
+
+def good_share(requests: Sequence[Request], slo: Slo, now_s: float) -> float:
+    """Part of the requests that meets the objectives, as far as a run that they outlast can tell.
+
+    Times to first token, paces and end-to-end times come from different requests, and count as independent.
+    """
+    share = 1.0
+    if slo.ttft_s is not None:
+        share *= _part(
+            slo.ttft_s,
+            (
+                request.ttft_s if request.ttft_s is not None else now_s - request.arrival_s
+                for request in requests
+                # One that still waits tells something once it has waited too long.
+                if not request.adopted_tokens
+                and (request.ttft_s is not None or now_s - request.arrival_s > (slo.ttft_s or 0.0))
+            ),
+        )
+    if slo.tpot_s is not None:
+        share *= _part(slo.tpot_s, (pace for request in requests if (pace := _pace_s(request)) is not None))
+    if slo.e2e_s is not None:
+        share *= _part(slo.e2e_s, (took for request in requests if (took := _end_to_end_s(request)) is not None))
+    return share
+
+
+def _part(limit: float, values: Iterator[float]) -> float:
+    met = [value <= limit for value in values]
+    return sum(met) / len(met) if met else 1.0
+
+
+def _pace_s(request: Request) -> float | None:
+    """Seconds per token after the first, as far as it got."""
+    if request.outcome is Outcome.FINISHED:
+        return request.tpot_s
+    began_s = request.arrival_s if request.adopted_tokens else request.first_token_s
+    tokens = request.emitted_tokens - (request.adopted_tokens or 1)
+    if began_s is None or request.last_token_s is None or tokens < LEAST_EMITTED:
+        return None
+    return (request.last_token_s - began_s) / tokens
+
+
+def _end_to_end_s(request: Request) -> float | None:
+    """Time from arrival to end, as its pace and a prompt start make it expect where the run saw only a part."""
+    if request.e2e_s is not None:
+        return request.e2e_s
+    pace_s = _pace_s(request)
+    if pace_s is None:
+        return None
+    return (request.ttft_s or 0.0) + pace_s * (request.output_tokens - 1)
+
+
+def with_plan(spec: EmulationSpec, plan: Plan) -> EmulationSpec:
+    """The same run on another placement."""
+    cluster = spec.cluster if plan.links is None else spec.cluster.reduced_to(plan.links)
+    return dataclasses.replace(spec, placement=plan.placement, cluster=cluster)
