@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from emulator.churn.control import ChurnControl
+from emulator.churn.network import ChurningNetwork
 from emulator.conditions import wire_clock
 from emulator.coordinator import Coordinator
 from emulator.environment import VirtualEnvironment
@@ -14,12 +16,13 @@ from emulator.links import EmulatedLink, Transfer, VirtualNetwork, Wire
 from emulator.metrics import Metrics
 from emulator.node import GpuNode
 from emulator.pipeline import PipelineBook
+from emulator.requests import Attempt
 from emulator.schedulers import make_policy, policy_class
 from emulator.schedulers.policy import SchedulerPolicy
 from emulator.spec import EmulationSpec, LinkSharing, LogLevel
 from emulator.topology import NO_FLOW, Pair, serving_pairs, shared_rates, solve_flow
-from netshape.clock import NicClock
-from placement.cluster import COORDINATOR
+from netshape.clock import LinkClock, NicClock
+from placement.cluster import COORDINATOR, Link
 from placement.flow import MaxFlow, flow_upper_bound
 from placement.layers import LayerRange, Placement, check_placement
 from placement.throughput import ThroughputModel
@@ -45,6 +48,7 @@ class ClusterState:
         longest_context: Most tokens that any admitted request can reach.
         dead: Dropped attempts that are still in a queue, a batch or a transfer.
         can_serve: Whether some chain of links leads through all layers now.
+        churn: What can go wrong in this run; ``None`` when nothing can.
     """
 
     def __init__(self, spec: EmulationSpec, env: VirtualEnvironment, log: EventLog) -> None:
@@ -57,6 +61,7 @@ class ClusterState:
         self.longest_context = 0
         self.dead = 0
         self.can_serve = True
+        self.churn: ChurnControl | None = None
         self.pipelines = PipelineBook()
         self.kv_pressure = KvPressure(self, spec.when_full)
         check_placement(spec.placement, spec.cluster, spec.model, spec.profiles, allow_over_profile=True)
@@ -90,8 +95,11 @@ class ClusterState:
             node.only_link = node.out_links[0] if len(node.out_links) == 1 else None
         self.policy: SchedulerPolicy = make_policy(spec.scheduler.policy, spec.scheduler.options, self, spec.seed)
         watched = self.policy.observes_hops or spec.log_level is LogLevel.HOPS
-        self.network = VirtualNetwork(env, self._transfer_sent if watched else None)
+        watch = self._transfer_sent if watched else None
+        self.network = VirtualNetwork(env, watch) if spec.churn is None else ChurningNetwork(self, watch)
         self.transmit = self.network.transmit
+        if spec.churn is not None:
+            self.churn = ChurnControl(self, spec.churn)
 
     def start_window(self) -> None:
         """Nodes and wires forget what they measured so far."""
@@ -146,10 +154,32 @@ class ClusterState:
         if link is None:
             return None
         shares = self.spec.sharing is LinkSharing.SHARES
-        clock = wire_clock(self.spec, (source, target), link, None if shares else self._sending[source])
-        wire = Wire(source, target, clock, None if shares else self._receiving[target])
+        wire = Wire(source, target, self._clock(source, target, link), None if shares else self._receiving[target])
         self._wires[source, target] = wire
         return wire
+
+    def _clock(self, source: str, target: str, link: Link) -> LinkClock:
+        sender = None if self.spec.sharing is LinkSharing.SHARES else self._sending[source]
+        return wire_clock(self.spec, (source, target), link, sender)
+
+    def machine_stopped(self, name: str) -> None:
+        """Machine ``name`` has stopped: what it had not sent is lost, and its card and wires are empty again."""
+        assert isinstance(self.network, ChurningNetwork)
+        self._sending[name].free_s = self._receiving[name].free_s = self.env.now
+        for (source, target), wire in self._wires.items():
+            if source == name:
+                self.network.sender_stopped(wire)
+                link = self.spec.cluster.link(source, target)
+                assert link is not None
+                wire.clock = self._clock(source, target, link)
+                self.network.refresh(wire)
+
+    def lose(self, attempt: Attempt) -> None:
+        """``attempt`` has gone down with what carried it."""
+        if attempt.dead:
+            self.dead -= 1
+        else:
+            attempt.lost = True
 
     def used_wires(self) -> list[Wire]:
         """Wires over which requests go or went, in order of first use."""
@@ -169,7 +199,7 @@ class ClusterState:
             if link is None or link.source is not source or link.node is not target:
                 link = self._make_link(pair, source, target)
             if pair in rates:
-                link.clock.bytes_per_s = rates[pair]
+                self._set_rate(link, rates[pair])
             if source is not None:
                 source.out_links.append(link)
             if target is not None:
@@ -177,6 +207,12 @@ class ClusterState:
             self._known_links[pair] = link
             self.links.append(link)
         self.entry_links = [link for link in self.links if link.source is None]
+
+    def _set_rate(self, link: EmulatedLink, bytes_per_s: float) -> None:
+        if isinstance(self.network, ChurningNetwork):
+            self.network.set_rate(link.wire, bytes_per_s)
+        else:
+            link.clock.bytes_per_s = bytes_per_s
 
     def _make_link(self, pair: Pair, source: GpuNode | None, target: GpuNode | None) -> EmulatedLink:
         wire = self.wire(*pair)
@@ -264,7 +300,9 @@ class ClusterState:
         return ""
 
     def kv_bottleneck(self) -> float:
-        """KV use of the fullest layer: as the policy expects it, else as it is."""
+        """KV use of the fullest layer: as the policy expects it, else as it is; all of it while nothing can serve."""
+        if not self.can_serve:
+            return 1.0
         expected = self.policy.kv_bottleneck()
         if expected is not None:
             return expected
@@ -282,7 +320,7 @@ class ClusterState:
         Raises:
             SimulationError: The books do not balance; a defect of the emulator, not of the scenario.
         """
-        for node in self.nodes:
+        for node in self.latest.values():
             if not 0 <= node.kv_used <= node.kv_capacity:
                 raise SimulationError(f"{node.name}: {node.kv_used} KV entries of {node.kv_capacity}; this is a defect")
         metrics = self.metrics
@@ -292,5 +330,5 @@ class ClusterState:
             raise SimulationError(
                 f"{metrics.submitted} requests submitted, {ended} ended, {open_requests} open; this is a defect"
             )
-        if not open_requests and any(node.kv_used for node in self.nodes):
+        if not open_requests and any(node.kv_used for node in self.latest.values()):
             raise SimulationError("KV entries are left although no request is; this is a defect")

@@ -64,7 +64,7 @@ class NetworkConditions:
 
 
 def wire_clock(spec: EmulationSpec, pair: Pair, link: Link, sender: NicClock | None) -> LinkClock:
-    """The clock of the wire over ``link``: a plain one where its conditions are plain.
+    """The clock of the wire over ``link``: a plain one where its conditions are plain and cannot change.
 
     Args:
         spec: The run.
@@ -74,7 +74,10 @@ def wire_clock(spec: EmulationSpec, pair: Pair, link: Link, sender: NicClock | N
     """
     behaviour = spec.conditions.of(spec.cluster, pair)
     if behaviour is None:
-        return LinkClock(link.bandwidth_bytes_per_s, link.latency_s, sender)
+        if spec.churn is None or not spec.churn.links_change:
+            return LinkClock(link.bandwidth_bytes_per_s, link.latency_s, sender)
+        plain = LinkConditions(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s)
+        behaviour = LinkBehaviour(conditions=plain)
     way_back = spec.cluster.link(pair[1], pair[0])
     return ConditionedClock(
         behaviour.conditions,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from emulator.distribution import EXACT_SAMPLES
 from emulator.errors import SimulationError
 from emulator.links import EmulatedLink, Transfer
+from emulator.pipeline import Pipeline
 from emulator.requests import Attempt, Outcome, Request
 from emulator.spec import FirstToken, WhenNoRoute
 
@@ -47,6 +48,8 @@ class Coordinator:
         self._when_no_route = spec.when_no_route
         self._queue_limit = spec.admission_queue_limit
         self._numbers = 0
+        self._down = False
+        self._held: list[Transfer] = []
         self._in_flight: dict[int, Attempt] = {}
         self._waiting: deque[Request] = deque()
         self.on_prefill_done: Callable[[float], None] | None = None
@@ -98,7 +101,7 @@ class Coordinator:
             self._refuse(request, impossible)
         elif self._waiting or not self._admit(request):
             # Whoever waits comes first: new requests in their place could keep them waiting for ever.
-            if self._when_no_route is WhenNoRoute.REJECT or not (self._in_flight or self._waiting):
+            if self._when_no_route is WhenNoRoute.REJECT or not self._may_get_better():
                 self._refuse(request, self._refusal())
             else:
                 self._enqueue(request)
@@ -117,8 +120,17 @@ class Coordinator:
         if self.on_refused is not None:
             self.on_refused(self._env.now)
 
+    def _may_get_better(self) -> bool:
+        """Whether a request that has no pipeline now may get one without a new cause."""
+        churn = self._state.churn
+        return bool(self._in_flight or self._waiting) or (churn is not None and churn.may_get_better())
+
     def _refusal(self) -> str:
         """Why the policy found no pipeline."""
+        if self._down:
+            return "the coordinator is restarting"
+        if not self._state.can_serve:
+            return "the nodes that are up do not hold the whole model"
         if self._in_flight or self._waiting:
             return "no pipeline with enough free KV cache"
         return "no pipeline has enough KV cache for it, even with nothing else in flight"
@@ -127,7 +139,7 @@ class Coordinator:
         while self._waiting:
             if self._admit(self._waiting[0]):
                 self._waiting.popleft()
-            elif self._in_flight:
+            elif self._in_flight or (self._state.churn is not None and self._state.churn.may_get_better()):
                 return
             else:
                 # Nobody is left whose end would make room.
@@ -137,6 +149,8 @@ class Coordinator:
         """Start an attempt, if the policy has a pipeline for it now."""
         now = self._env.now
         state = self._state
+        if self._down or not state.can_serve:
+            return False
         emitted = request.emitted_tokens
         left = request.output_tokens - emitted
         if self._first_token_by_prefill:
@@ -224,9 +238,15 @@ class Coordinator:
     def receive(self, transfer: Transfer) -> None:
         """The first result of ``transfer`` is back."""
         transfer.link.pass_card(transfer)
+        if self._down:
+            self._held.append(transfer)
+            return
         self._take_in(transfer)
 
     def _take_in(self, transfer: Transfer) -> None:
+        if self._down:
+            self._held.append(transfer)
+            return
         items, times = transfer.items, transfer.times
         horizon = self._env.now + COALESCE_S
         if times[-1] > horizon:
@@ -307,7 +327,7 @@ class Coordinator:
         if request.pipeline is None:
             # Entries that were lost and computed again are no throughput.
             metrics.prefill_tokens += attempt.tokens
-        attempt.context = attempt.tokens
+        attempt.context += attempt.tokens
         attempt.tokens = 1
         attempt.prefill = False
         attempt.hop = 0
@@ -375,22 +395,116 @@ class Coordinator:
         self._metrics.recomputed_tokens += attempt.context
         self._log.reason(self._env.now, "preempted", request, f"KV cache of {node.name} is full")
         self._kill(attempt)
-        position = sum(1 for other in self._waiting if other.number < request.number)
-        self._waiting.insert(position, request)
+        self._queue_again(request)
         if not self._in_flight:
             # Nobody is left whose end would let it in.
             self._env.call_at(self._env.now, lambda _event: self._admit_waiting())
 
+    def _queue_again(self, request: Request) -> None:
+        position = sum(1 for other in self._waiting if other.number < request.number)
+        self._waiting.insert(position, request)
+
     def _kill(self, attempt: Attempt) -> None:
         attempt.dead = True
-        self._state.dead += 1
+        if not attempt.lost:
+            self._state.dead += 1
         self._close(attempt)
+
+    # -- losses --------------------------------------------------------------------------------
+
+    def give_up(self, attempt: Attempt, reason: str) -> None:
+        """The pipeline of ``attempt`` is lost, and so is its request."""
+        self._kill(attempt)
+        self._end_request(attempt.request, Outcome.FAILED, reason)
+        if self.on_request_end is not None:
+            self.on_request_end(self._env.now)
+
+    def try_again(self, attempt: Attempt, reason: str) -> int:
+        """The pipeline of ``attempt`` is lost; its request queues for another, before newer ones.
+
+        Returns:
+            Tokens whose entries were lost and have to be computed again.
+        """
+        request = attempt.request
+        request.retries += 1
+        request.recomputed_tokens += attempt.context
+        self._metrics.retries += 1
+        self._metrics.recomputed_tokens += attempt.context
+        self._log.reason(self._env.now, "retried", request, reason)
+        self._kill(attempt)
+        self._queue_again(request)
+        return attempt.context
+
+    def resume(self, attempt: Attempt, pipeline: Pipeline, context: int, reason: str) -> int:
+        """Go on with the request of ``attempt`` on ``pipeline``, every stage of which has ``context`` tokens.
+
+        The stages' entries are the caller's to account for. Tokens past the context are computed again.
+
+        Returns:
+            Tokens to compute again.
+        """
+        now = self._env.now
+        request = attempt.request
+        attempt.dead = True
+        if not attempt.lost:
+            self._state.dead += 1
+        self._state.policy.closed(attempt)
+        emitted = request.emitted_tokens
+        left = request.output_tokens - emitted - self._first_token_by_prefill
+        successor = Attempt(request, request.prompt_tokens + emitted - context, left, now)
+        successor.context = context
+        successor.pipeline, successor.links, successor.first_link = pipeline, pipeline.after, pipeline.links[0]
+        successor.special = True
+        again = max(0, attempt.context - context)
+        request.retries += 1
+        request.recomputed_tokens += again
+        self._metrics.retries += 1
+        self._metrics.recomputed_tokens += again
+        self._in_flight[request.number] = successor
+        self._state.policy.resumed(successor)
+        self._log.request(
+            now, "resumed", request, f',"context":{context},"pipeline":{json.dumps(str(pipeline))},"reason":{json.dumps(reason)}'
+        )
+        self._state.transmit(successor.first_link, now, [successor], 1)
+        return again
+
+    def admit_waiting(self) -> None:
+        """Something has changed; let in who now has a pipeline."""
+        self._admit_waiting()
+
+    def refuse_waiting(self, reason: str) -> None:
+        """Nobody who waits can be served any more."""
+        while self._waiting:
+            self._refuse(self._waiting.popleft(), reason)
+
+    def go_down(self) -> None:
+        """The coordinator is away: nobody is let in, and what comes back waits at its door."""
+        self._down = True
+
+    def come_up(self, *, remembers: bool) -> None:
+        """The coordinator is back.
+
+        Args:
+            remembers: Whether it still knows what was in flight. If not, results that came are lost with it.
+        """
+        self._down = False
+        held, self._held = self._held, []
+        now = self._env.now
+        for transfer in held:
+            if remembers:
+                transfer.times = [max(time, now) for time in transfer.times]
+                self._take_in(transfer)
+            else:
+                for item in transfer.items:
+                    self._state.lose(item)
 
     def _close(self, attempt: Attempt) -> None:
         """Free everything an attempt holds."""
         del self._in_flight[attempt.request.number]
         self._state.policy.closed(attempt)
         for position, (node, layers) in enumerate(attempt.stages()):
+            if node.down:
+                continue
             held = node.kv_of(attempt, position, layers)
             node.kv_used -= held
             assert node.kv_used >= 0

@@ -51,6 +51,12 @@ class KvPressure:
         prompt_tokens = sum(item.tokens for item in items if item.prefill)
         return items, prompts, prompt_tokens, len(items) - prompts
 
+    def shrink(self, node: GpuNode) -> None:
+        """Take the cache of ``node`` away from the youngest until what is left fits, whatever the policy."""
+        while node.kv_used > node.kv_capacity:
+            self.changes += 1
+            self._state.coordinator.preempt(self._youngest(node, []), node)
+
     def _end(self, victim: Attempt, reason: str) -> None:
         self.changes += 1
         outcome = Outcome.FAILED if victim.request.emitted_tokens else Outcome.REJECTED

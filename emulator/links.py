@@ -30,9 +30,11 @@ class Wire:
         receiving_nic: Receiver's card, when cards are shared first come, first served.
         bytes_sent: Bytes of messages handed over in the window.
         messages: Messages handed over in the window.
+        in_flight: What has been sent and has not arrived, in order; kept only where links and machines can fail.
+        share_bytes_per_s: Its fixed share of the cards at its ends; 0 when it has none.
     """
 
-    __slots__ = ("bytes_sent", "clock", "messages", "receiving_nic", "source", "target")
+    __slots__ = ("bytes_sent", "clock", "in_flight", "messages", "receiving_nic", "share_bytes_per_s", "source", "target")
 
     def __init__(self, source: str, target: str, clock: LinkClock, receiving_nic: NicClock | None) -> None:
         self.source = source
@@ -41,6 +43,8 @@ class Wire:
         self.receiving_nic = receiving_nic
         self.bytes_sent = 0.0
         self.messages = 0
+        self.in_flight: dict[Dispatch, None] = {}
+        self.share_bytes_per_s = 0.0
 
     @property
     def name(self) -> str:
@@ -118,7 +122,19 @@ class EmulatedLink:
         transfer.times = nic.receive(transfer.times, sizes, self.clock.pace_bytes_per_s)
 
 
-class Transfer(Event):
+class Dispatch(Event):
+    """Messages on a wire, delivered by one event when the first arrives.
+
+    Attributes:
+        times: Arrival time of each, rising, shape ``(n,)``.
+        number: Number of the first by the wire's clock, where that counts them.
+    """
+
+    times: list[float]
+    number = 0
+
+
+class Transfer(Dispatch):
     """What one batch sends to one next machine: one message per request, delivered by one event.
 
     The event happens when the first message arrives. Later messages carry their own arrival times,
@@ -152,7 +168,7 @@ class Transfer(Event):
         self.prefills = prefills
         self.tokens = tokens
 
-    def split(self, count: int) -> None:
+    def split(self, count: int) -> Transfer:
         """Keep the first ``count`` messages; the others become a transfer of their own, delivered at its time."""
         items, times = self.items[count:], self.times[count:]
         prefills = sum(1 for item in items if item.prefill) if self.prefills else 0
@@ -162,7 +178,10 @@ class Transfer(Event):
         self.tokens -= tokens
         env = self.env
         assert isinstance(env, VirtualEnvironment)
-        env.push(Transfer(env, self.link, items, times, prefills, tokens), times[0])
+        tail = Transfer(env, self.link, items, times, prefills, tokens)
+        tail.number = self.number + count
+        env.push(tail, times[0])
+        return tail
 
 
 class VirtualNetwork:
@@ -179,7 +198,7 @@ class VirtualNetwork:
 
     def transmit(
         self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int
-    ) -> Transfer:
+    ) -> None:
         """Send one message per item over ``link``, in order.
 
         Args:
@@ -206,7 +225,6 @@ class VirtualNetwork:
         self.launch(transfer, times[0])
         if self.watch is not None:
             self.watch(transfer)
-        return transfer
 
     def launch(self, transfer: Transfer, at_s: float) -> None:
         """Let ``transfer`` be delivered at ``at_s``."""

@@ -19,11 +19,17 @@ class Metrics:
         self.submitted = 0
         self.outcomes = dict.fromkeys((Outcome.FINISHED, Outcome.REJECTED, Outcome.FAILED), 0)
         self.preemptions = 0
+        self.retries = 0
         self.recomputed_tokens = 0
+        self._tokens_before = 0
+        self._good_before = self._finished_before = 0
+        self.decode_iterations = self.prefill_tokens = self.finished = self.good = 0
         self.start_window(0.0)
 
     def start_window(self, now_s: float) -> None:
         """Begin the window at ``now_s``."""
+        self._tokens_before = self.tokens
+        self._good_before, self._finished_before = self.all_good, self.all_finished
         self.window_start_s = now_s
         self.decode_iterations = 0
         self.prefill_tokens = 0
@@ -38,6 +44,21 @@ class Metrics:
         self.tpot = Distribution()
         self.e2e = Distribution()
         self.queue = Distribution()
+
+    @property
+    def tokens(self) -> int:
+        """Decode iterations and prefilled tokens since the start of the run."""
+        return self._tokens_before + self.decode_iterations + self.prefill_tokens
+
+    @property
+    def all_finished(self) -> int:
+        """Requests finished since the start of the run."""
+        return self._finished_before + self.finished
+
+    @property
+    def all_good(self) -> int:
+        """Those of them that met all objectives."""
+        return self._good_before + self.good
 
     def request_ended(self, request: Request) -> None:
         """A request finished, was rejected or failed."""

@@ -69,8 +69,9 @@ class GpuNode:
         batched: Requests summed over these.
         out_links: Links that leave it.
         only_link: The one link that leaves it, when there is just one.
-        slowdown: Factor on every batch's time.
+        slowdown: Factor on the time of every batch that starts.
         away: Whether another process runs it and keeps its books; this one only knows of it.
+        down: The machine has stopped, and everything on it is lost.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class GpuNode:
         self.batched = 0
         self.slowdown = 1.0
         self.away = False
+        self.down = False
         self.out_links: list[EmulatedLink] = []
         self.only_link: EmulatedLink | None = None
         limits = profile.limits_at(len(held))
@@ -150,6 +152,34 @@ class GpuNode:
         """Go on with the figures of the node that ran on this machine before."""
         self.busy_s, self.batches, self.batched = before.busy_s, before.batches, before.batched
         self.highest_kv_use_before = before.highest_kv_use
+
+    def stop(self) -> int:
+        """The machine stops at once; what is on it is lost.
+
+        Returns:
+            KV entries lost, in layer-tokens.
+        """
+        self.busy_s = self.busy_until_now_s()
+        lose = self._state.lose
+        for item in self._running:
+            lose(item)
+        for segment in self.segments:
+            for item in segment.ready:
+                lose(item)
+            for transfer in segment.pending:
+                for item in transfer.items:
+                    lose(item)
+            segment.ready, segment.pending, segment.prefills = [], [], 0
+        self.down = True
+        self._running = []
+        self._wake = None
+        entries, self.kv_used = self.kv_used, 0
+        return entries
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is here or on its way here that has been received."""
+        return not self._running and not any(segment.ready or segment.pending for segment in self.segments)
 
     @property
     def highest_kv_use(self) -> float:
@@ -214,6 +244,10 @@ class GpuNode:
 
     def receive(self, transfer: Transfer) -> None:
         """The first message of ``transfer`` has arrived."""
+        if self.down:
+            for item in transfer.items:
+                self._state.lose(item)
+            return
         link = transfer.link
         if link.receiving_nic is not None:
             link.pass_card(transfer)
@@ -225,6 +259,12 @@ class GpuNode:
                 self._rouse(transfer.times[0] - link.clock.latency_s)
             else:
                 self._set_alarm(transfer.times[0])
+
+    def lose_memory(self, kv_capacity: int) -> None:
+        """Go on with a smaller (or again larger) KV cache; who no longer fits is preempted as soon as possible."""
+        self.kv_capacity = kv_capacity
+        self._state.kv_pressure.shrink(self)
+        self.kv_freed()
 
     def kv_freed(self) -> None:
         """KV entries were freed here; work that waits for them may go on."""
@@ -325,6 +365,8 @@ class GpuNode:
             self._running_from = held.start
             self._began_s = now
             yield env.trigger_late(Event(env), end, last_layer)
+            if self.down:
+                return
             self._running = []
             duration = end - now
             self.busy_s += duration
@@ -462,6 +504,10 @@ class GpuNode:
             item.hop += 1
         if policy.observes_hops:
             policy.stage_left(self, items, now)
+        if state.churn is not None:
+            items, prefills = state.churn.stage_left(self, items, prefills)
+            if not items:
+                return
         if self.only_link is not None and not (prefills and policy.per_hop):
             state.transmit(self.only_link, now, items, prefills)
             return

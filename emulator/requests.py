@@ -39,6 +39,7 @@ class Request:
         adopted_tokens: Tokens that it had emitted when a warm start put it in place.
         recomputed_tokens: Tokens whose KV entries were lost and computed again.
         preemptions: How often it lost its KV cache.
+        retries: How often it lost its pipeline.
         pipeline: Its latest pipeline.
     """
 
@@ -58,6 +59,7 @@ class Request:
         "prompt_tokens",
         "reason",
         "recomputed_tokens",
+        "retries",
     )
 
     def __init__(self, number: int, arrival_s: float, prompt_tokens: int, output_tokens: int) -> None:
@@ -75,6 +77,7 @@ class Request:
         self.adopted_tokens = 0
         self.recomputed_tokens = 0
         self.preemptions = 0
+        self.retries = 0
         self.pipeline: Pipeline | None = None
 
     @property
@@ -115,6 +118,7 @@ class Attempt:
         pipeline: The pipeline; while a per-hop policy is still choosing, ``None``.
         special: The next token needs bookkeeping beyond a plain decode's.
         dead: Preempted or failed: whoever meets it drops it.
+        lost: It went down with a machine, and nobody holds it; who admitted it may not know yet.
     """
 
     __slots__ = (
@@ -124,6 +128,7 @@ class Attempt:
         "hop",
         "left",
         "links",
+        "lost",
         "pipeline",
         "prefill",
         "request",
@@ -145,6 +150,7 @@ class Attempt:
         self.pipeline: Pipeline | None = None
         self.special = False
         self.dead = False
+        self.lost = False
 
     def path(self) -> tuple[EmulatedLink, ...]:
         """Links chosen so far, from the coordinator on."""

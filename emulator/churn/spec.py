@@ -405,6 +405,8 @@ class ChurnSpec:
         detection: How failures are noticed.
         in_flight: What happens to requests whose pipeline lost a node.
         recovery: What is done about it.
+        live_links: Whether links may change beside the events, by :meth:`ChurnControl.apply`. Links that cannot
+            change are cheaper.
     """
 
     events: tuple[ChurnEvent, ...] = ()
@@ -413,6 +415,12 @@ class ChurnSpec:
     detection: Detection = field(default_factory=Detection)
     in_flight: InFlight = field(default_factory=InFlight)
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
+    live_links: bool = False
+
+    @property
+    def links_change(self) -> bool:
+        """Whether links can change in this run."""
+        return self.live_links or any(isinstance(event, LinkEvent | PartitionEvent) for event in self.events)
 
     def __post_init__(self) -> None:
         if len(self.events) > MOST_EVENTS:

@@ -155,7 +155,7 @@ class MaxFlowPolicy(SchedulerPolicy):
         chosen: list[EmulatedLink] = []
         wheel = self._entry
         while True:
-            position = self._least_loaded(wheel, tokens, expected, recomputes=bool(attempt.request.preemptions))
+            position = self._least_loaded(wheel, tokens, expected, recomputes=bool(attempt.request.preemptions or attempt.request.retries))
             if position < 0:
                 for link in chosen:
                     behind, at = self._place[link.index]
@@ -220,6 +220,12 @@ class MaxFlowPolicy(SchedulerPolicy):
         """Release the expected KV entries."""
         assert attempt.pipeline is not None
         self._kv.take(attempt.pipeline, -self._expected.pop(attempt))
+
+    def resumed(self, attempt: Attempt) -> None:
+        """Expect its KV entries."""
+        assert attempt.pipeline is not None
+        expected = self._expected[attempt] = self._kv.expected(attempt.context + attempt.tokens)
+        self._kv.take(attempt.pipeline, expected)
 
     def take_over(self, before: SchedulerPolicy) -> None:
         """Expect what is in flight, and go on with the loads where the same links are to choose from.

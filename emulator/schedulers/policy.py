@@ -65,6 +65,10 @@ class SchedulerPolicy(ABC):
         """``attempt`` finished or was given up."""
         return
 
+    def resumed(self, attempt: Attempt) -> None:
+        """``attempt`` goes on with a pipeline that was not chosen here."""
+        return
+
     def take_over(self, before: SchedulerPolicy) -> None:
         """Nodes or links have changed and this policy was made for the new ones: take what ``before`` still knows.
 

@@ -1,0 +1,202 @@
+"""Wires whose conditions change and whose ends fail while messages are on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from simpy.events import Event
+
+from emulator.links import CARD_BLOCK_S, Dispatch, Transfer, VirtualNetwork, Wire
+from netshape.link_model import ConditionedClock
+
+if TYPE_CHECKING:
+    from emulator.cluster import ClusterState
+    from emulator.requests import Attempt
+    from netshape.link_queue import Replan
+
+Pair = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Effect:
+    """What one event does to a wire: factors on bandwidth and latency, or nothing passes."""
+
+    bandwidth_factor: float = 1.0
+    latency_factor: float = 1.0
+    down: bool = False
+
+
+class Parcel(Dispatch):
+    """A message of the cluster's own (heartbeat, weights, KV copies) on a wire that requests use too."""
+
+    def __init__(self, state: ClusterState, wire: Wire, at_s: float, callback: Callable[[], None]) -> None:
+        super().__init__(state.env)
+        self._ok = True
+        self._value = None
+        self.wire = wire
+        self.times = [at_s]
+        self.callback = callback
+
+
+class ChurningNetwork(VirtualNetwork):
+    """Virtual clocks that remember what is on the way, so that it can be planned anew, held up or lost.
+
+    A transfer is handed over in pieces of at most :data:`~emulator.links.CARD_BLOCK_S`: what has not arrived when
+    something happens to its wire is still in the wire's ``in_flight``.
+    """
+
+    def __init__(self, state: ClusterState, watch: Callable[[Transfer], None] | None) -> None:
+        super().__init__(state.env, watch)
+        self._state = state
+        self._effects: dict[Pair, dict[int, Effect]] = {}
+
+    # -- sending -------------------------------------------------------------------------------
+
+    def launch(self, transfer: Transfer, at_s: float) -> None:
+        """Let ``transfer`` be delivered at ``at_s``, unless something happens to its wire before."""
+        clock = transfer.link.clock
+        if isinstance(clock, ConditionedClock):
+            transfer.number = clock.accepted - len(transfer.items)
+        self._track(transfer.link.wire, transfer)
+
+    def send(self, wire: Wire, size_bytes: float, callback: Callable[[], None]) -> None:
+        """Send ``size_bytes`` of the cluster's own; ``callback`` is called when they have arrived, if they do."""
+        clock = wire.clock
+        parcel = Parcel(self._state, wire, clock.send(self._env.now, size_bytes), callback)
+        if isinstance(clock, ConditionedClock):
+            parcel.number = clock.accepted - 1
+        self._track(wire, parcel)
+
+    def _track(self, wire: Wire, dispatch: Dispatch) -> None:
+        wire.in_flight[dispatch] = None
+        dispatch.callbacks = [self._arrive]
+        if dispatch.times[0] < math.inf:
+            self._env.push(dispatch, dispatch.times[0])
+
+    def _arrive(self, event: Event) -> None:
+        if isinstance(event, Parcel):
+            del event.wire.in_flight[event]
+            event.callback()
+            return
+        assert isinstance(event, Transfer)
+        in_flight = event.link.wire.in_flight
+        del in_flight[event]
+        times = event.times
+        if times[-1] > times[0] + CARD_BLOCK_S:
+            tail = event.split(bisect_right(times, times[0] + CARD_BLOCK_S))
+            tail.callbacks = [self._arrive]
+            in_flight[tail] = None
+        event.link.deliver(event)
+
+    # -- changes -------------------------------------------------------------------------------
+
+    def is_down(self, pair: Pair) -> bool:
+        """Whether nothing passes from one to the other now."""
+        return any(effect.down for effect in self._effects.get(pair, {}).values())
+
+    def set_effect(self, pair: Pair, key: int, effect: Effect | None) -> None:
+        """Begin, change or, with ``None``, end what event ``key`` does to a wire."""
+        effects = self._effects.setdefault(pair, {})
+        if effect is None:
+            effects.pop(key, None)
+        else:
+            effects[key] = effect
+        wire = self._state.wire(*pair)
+        if wire is not None:
+            self.refresh(wire)
+
+    def refresh(self, wire: Wire) -> None:
+        """Make the wire's clock what its link and the effects on it say."""
+        link = self._state.spec.cluster.link(wire.source, wire.target)
+        assert link is not None
+        rate = wire.share_bytes_per_s or link.bandwidth_bytes_per_s
+        latency = link.latency_s
+        effects = self._effects.get((wire.source, wire.target), {}).values()
+        for effect in effects:
+            rate *= effect.bandwidth_factor
+            latency *= effect.latency_factor
+        clock = wire.clock
+        if not isinstance(clock, ConditionedClock):
+            assert not effects, "runs whose links change have clocks that can"
+            clock.bytes_per_s = rate
+            return
+        conditions = dataclasses.replace(
+            clock.conditions,
+            bandwidth_bytes_per_s=rate,
+            latency_s=latency,
+            up=not any(effect.down for effect in effects),
+        )
+        if conditions != clock.conditions:
+            self._replan(wire, clock.set(conditions, self._env.now))
+
+    def set_rate(self, wire: Wire, bytes_per_s: float) -> None:
+        """Give a wire another share of the cards at its ends."""
+        wire.share_bytes_per_s = bytes_per_s
+        self.refresh(wire)
+
+    def _replan(self, wire: Wire, replan: Replan) -> None:
+        waiting, wire.in_flight = list(wire.in_flight), {}
+        for dispatch in waiting:
+            sent = max(0, replan.first - dispatch.number)
+            times = dispatch.times
+            if sent >= len(times):
+                wire.in_flight[dispatch] = None
+                continue
+            at = dispatch.number + sent - replan.first
+            times = times[:sent] + list(replan.arrivals_s[at : at + len(times) - sent])
+            self._track(wire, self._moved(dispatch, times))
+
+    def _moved(self, dispatch: Dispatch, times: list[float]) -> Dispatch:
+        """The same messages at other times; the old event comes to nothing."""
+        dispatch.callbacks = []
+        twin: Dispatch
+        if isinstance(dispatch, Parcel):
+            twin = Parcel(self._state, dispatch.wire, times[0], dispatch.callback)
+        else:
+            assert isinstance(dispatch, Transfer)
+            twin = Transfer(
+                self._state.env, dispatch.link, dispatch.items, times, dispatch.prefills, dispatch.tokens
+            )
+        twin.number = dispatch.number
+        return twin
+
+    def sender_stopped(self, wire: Wire) -> None:
+        """Lose what the sender of ``wire`` had not sent; what has left it still arrives."""
+        now = self._env.now
+        clock = wire.clock
+        first_unsent = 0
+        if isinstance(clock, ConditionedClock):
+            clock.forget_sent(now)
+            first_unsent = clock.first_unsent
+        for dispatch in list(wire.in_flight):
+            if isinstance(clock, ConditionedClock):
+                sent = min(len(dispatch.times), max(0, first_unsent - dispatch.number))
+            else:
+                sent = bisect_right(dispatch.times, now + clock.latency_s)
+            if sent == len(dispatch.times):
+                continue
+            if isinstance(dispatch, Transfer):
+                lost = dispatch.items[sent:]
+                for item in lost:
+                    self._state.lose(item)
+                dispatch.prefills -= sum(1 for item in lost if item.prefill) if dispatch.prefills else 0
+                dispatch.tokens -= sum(item.tokens for item in lost)
+                dispatch.items = dispatch.items[:sent]
+            dispatch.times = dispatch.times[:sent]
+            if not sent:
+                dispatch.callbacks = []
+                del wire.in_flight[dispatch]
+        for dispatch in wire.in_flight:
+            # The sender's next clock counts from 0 again; these are sent, whatever it says.
+            dispatch.number = -len(dispatch.times)
+
+    def attempts_on(self, pair: Pair) -> list[Attempt]:
+        """What is on its way from one to the other now."""
+        wire = self._state.wire(*pair)
+        if wire is None:
+            return []
+        return [item for dispatch in wire.in_flight if isinstance(dispatch, Transfer) for item in dispatch.items]
