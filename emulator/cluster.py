@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from emulator.churn.control import ChurnControl
@@ -86,7 +87,7 @@ class ClusterState:
                 "placement: without partial inference no chain of links leads from the coordinator through all layers "
                 "and back; allow it, or let ranges begin where others end"
             )
-        self.flow: MaxFlow = self._solve(self.nodes, pairs, {})
+        self.flow: MaxFlow = self._solve(self.nodes, pairs, {}, {})
         self._connect(pairs, {node.name: node for node in self.nodes})
         for node in self.nodes:
             node.start()
@@ -229,7 +230,13 @@ class ClusterState:
         link.deliver = self.coordinator.receive if target is None else target.receive
         return link
 
-    def _solve(self, nodes: Sequence[GpuNode], pairs: list[Pair], slowdown: Mapping[str, float]) -> MaxFlow:
+    def _solve(
+        self,
+        nodes: Sequence[GpuNode],
+        pairs: list[Pair],
+        slowdown: Mapping[str, float],
+        bandwidth: Mapping[Pair, float],
+    ) -> MaxFlow:
         return solve_flow(
             self.spec,
             self._throughput,
@@ -238,7 +245,24 @@ class ClusterState:
             {node.name: node.kv_capacity / len(node.held) for node in nodes},
             balance=self._follows_flow,
             slowdown=slowdown,
+            bandwidth=bandwidth,
         )
+
+    def max_flow_of(
+        self,
+        placement: Placement,
+        blocked: Collection[Pair],
+        slowdown: Mapping[str, float],
+        bandwidth: Mapping[Pair, float],
+    ) -> float:
+        """Max flow in tokens/s under a placement on this cluster; 0 where it does not serve the whole model."""
+        pairs = serving_pairs(self.spec, placement, blocked=blocked)
+        if not pairs:
+            return 0.0
+        flow = solve_flow(
+            self.spec, self._throughput, placement, pairs, {}, balance=False, slowdown=slowdown, bandwidth=bandwidth
+        )
+        return flow.tokens_per_s
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -248,7 +272,8 @@ class ClusterState:
         *,
         closed: Sequence[GpuNode] = (),
         blocked: Collection[Pair] = (),
-        slowdown: Mapping[str, float] | None = None,
+        slowdown: Mapping[str, float],
+        bandwidth: Mapping[Pair, float],
         solve: bool = True,
     ) -> None:
         """Route new requests over ``serving`` nodes from now on; requests under way keep their pipelines.
@@ -258,6 +283,7 @@ class ClusterState:
             closed: Nodes that finish what they have.
             blocked: Pairs that must not be used.
             slowdown: Machine -> factor on its compute time, where it counts in the flow.
+            bandwidth: Pair -> factor on its bandwidth, where it counts in the flow.
             solve: Whether to solve the max flow anew; if not, links keep the flow that they have.
         """
         nodes = {node.name: node for node in (*serving, *closed)}
@@ -266,9 +292,9 @@ class ClusterState:
         pairs = serving_pairs(self.spec, placement, closed=closed_names, blocked=blocked)
         flow_pairs = [pair for pair in pairs if pair[0] not in closed_names]
         if not flow_pairs:
-            self.flow = NO_FLOW
-        elif solve or not self.flow.link_flow:
-            self.flow = self._solve(serving, flow_pairs, slowdown or {})
+            self.flow = NO_FLOW if solve else self.flow
+        elif solve:
+            self.flow = self._solve(serving, flow_pairs, slowdown, bandwidth)
         self.can_serve = bool(flow_pairs) and self.flow.tokens_per_s > 0
         self.nodes = [node for node in serving if self.can_serve]
         self._connect(pairs, nodes)
@@ -287,12 +313,24 @@ class ClusterState:
         """Max flow over a link, in tokens/s."""
         return self.flow.link_flow.get((link.wire.source, link.wire.target), 0.0)
 
+    def links_through(self, nodes: Sequence[GpuNode]) -> tuple[EmulatedLink, ...] | None:
+        """The links from the coordinator through ``nodes`` and back; ``None`` where one is not there now."""
+        stops: list[GpuNode | None] = [None, *nodes, None]
+        found: list[EmulatedLink] = []
+        for source, target in itertools.pairwise(stops):
+            names = (COORDINATOR if source is None else source.name, COORDINATOR if target is None else target.name)
+            link = self._known_links.get(names)
+            if link is None or link.source is not source or link.node is not target:
+                return None
+            found.append(link)
+        return tuple(found)
+
     def why_impossible(self, prompt_tokens: int) -> str:
         """Why nobody could ever take a prompt of this length; empty when somebody could."""
         if prompt_tokens > self._longest_prompt:
             return f"prompt of {prompt_tokens} tokens; no node takes more than {self._longest_prompt} in a batch"
         longest = self.policy.longest_prompt
-        if longest is not None and prompt_tokens > longest:
+        if longest is not None and prompt_tokens > longest and self.churn is None:
             return (
                 f"prompt of {prompt_tokens} tokens; no pipeline takes more than {longest}, "
                 "even with nothing else in flight"

@@ -296,6 +296,9 @@ class Coordinator:
             else:
                 turning.append((item, time))
         self._metrics.decode_iterations += len(items) - prefills
+        churn = self._state.churn
+        if churn is not None and churn.report.expects_token:
+            churn.report.tokens_came(items)
         if again:
             self._issue(again)
         for item, time in turning:
@@ -463,7 +466,10 @@ class Coordinator:
         self._in_flight[request.number] = successor
         self._state.policy.resumed(successor)
         self._log.request(
-            now, "resumed", request, f',"context":{context},"pipeline":{json.dumps(str(pipeline))},"reason":{json.dumps(reason)}'
+            now,
+            "resumed",
+            request,
+            f',"context":{context},"pipeline":{json.dumps(str(pipeline))},"reason":{json.dumps(reason)}',
         )
         self._state.transmit(successor.first_link, now, [successor], 1)
         return again
@@ -502,6 +508,8 @@ class Coordinator:
         """Free everything an attempt holds."""
         del self._in_flight[attempt.request.number]
         self._state.policy.closed(attempt)
+        if self._state.churn is not None:
+            self._state.churn.closed(attempt)
         for position, (node, layers) in enumerate(attempt.stages()):
             if node.down:
                 continue

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emulator.links import Transfer
@@ -88,6 +89,10 @@ class EventLog:
         """A request ended or stumbled, and why."""
         self.request(at_s, event, request, f',"reason":{json.dumps(reason)}')
 
+    def churn(self, at_s: float, what: str, details: Mapping[str, Any]) -> None:
+        """Something happened to machines, links or the coordinator, or was done about it."""
+        self._write(json.dumps({"t": round(at_s, 9), "event": "churn", "what": what, **details}) + "\n")
+
     def batch(
         self,
         at_s: float,
@@ -108,7 +113,8 @@ class EventLog:
     def transfer(self, at_s: float, transfer: Transfer) -> None:
         """A transfer was handed to a link."""
         requests = ",".join(str(item.request.number) for item in transfer.items)
+        first, last = (f"{time:.9f}" if time < math.inf else "null" for time in (transfer.times[0], transfer.times[-1]))
         self._write(
-            f'{{"t":{at_s:.9f},"event":"transfer","link":{json.dumps(transfer.link.name)},"first_s":{transfer.times[0]:.9f},'
-            f'"last_s":{transfer.times[-1]:.9f},"tokens":{transfer.tokens},"requests":[{requests}]}}\n'
+            f'{{"t":{at_s:.9f},"event":"transfer","link":{json.dumps(transfer.link.name)},"first_s":{first},'
+            f'"last_s":{last},"tokens":{transfer.tokens},"requests":[{requests}]}}\n'
         )

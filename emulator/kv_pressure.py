@@ -33,6 +33,8 @@ class KvPressure:
 
     def relieve(self, node: GpuNode, segment: Segment, batch: Batch) -> Batch | None:
         """Make ``batch`` fit, or return ``None`` when nothing of it can run now."""
+        if self._state.churn is not None:
+            self._state.churn.make_room(node, segment.layers * (batch[2] + batch[3]))
         items = self._drop_impossible(node, batch[0])
         if self._policy is WhenFull.WAIT:
             items = self._hold_back_prefills(node, segment, items)
@@ -53,6 +55,8 @@ class KvPressure:
 
     def shrink(self, node: GpuNode) -> None:
         """Take the cache of ``node`` away from the youngest until what is left fits, whatever the policy."""
+        if self._state.churn is not None:
+            self._state.churn.make_room(node, 0)
         while node.kv_used > node.kv_capacity:
             self.changes += 1
             self._state.coordinator.preempt(self._youngest(node, []), node)

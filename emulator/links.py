@@ -34,7 +34,16 @@ class Wire:
         share_bytes_per_s: Its fixed share of the cards at its ends; 0 when it has none.
     """
 
-    __slots__ = ("bytes_sent", "clock", "in_flight", "messages", "receiving_nic", "share_bytes_per_s", "source", "target")
+    __slots__ = (
+        "bytes_sent",
+        "clock",
+        "in_flight",
+        "messages",
+        "receiving_nic",
+        "share_bytes_per_s",
+        "source",
+        "target",
+    )
 
     def __init__(self, source: str, target: str, clock: LinkClock, receiving_nic: NicClock | None) -> None:
         self.source = source
@@ -196,9 +205,7 @@ class VirtualNetwork:
         self._env = env
         self.watch = watch
 
-    def transmit(
-        self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int
-    ) -> None:
+    def transmit(self, link: EmulatedLink, ready_s: float | list[float], items: list[Attempt], prefills: int) -> None:
         """Send one message per item over ``link``, in order.
 
         Args:

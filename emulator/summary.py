@@ -76,6 +76,9 @@ def summarise(state: ClusterState, *, wall_s: float, cpu_s: float, interrupted: 
         "event_log_sha256": state.log.sha256(),
         "event_log_lines": state.log.lines,
     }
+    if state.churn is not None:
+        summary["retries"] = metrics.retries
+        summary["churn"] = state.churn.report.figures()
     if spec.slo.given:
         slo = {"ttft_s": spec.slo.ttft_s, "tpot_s": spec.slo.tpot_s, "e2e_s": spec.slo.e2e_s}
         summary["slo"] = {key: value for key, value in slo.items() if value is not None}

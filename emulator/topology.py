@@ -54,6 +54,7 @@ def solve_flow(
     *,
     balance: bool,
     slowdown: Mapping[str, float] | None = None,
+    bandwidth: Mapping[Pair, float] | None = None,
 ) -> MaxFlow:
     """The max flow over ``pairs``; of several the most even one, if wanted.
 
@@ -65,13 +66,21 @@ def solve_flow(
         kv_tokens: Node -> tokens that its KV cache holds.
         balance: Whether to look for the most even max flow.
         slowdown: Node -> factor on its compute time, where that is not 1.
+        bandwidth: Pair -> factor on its bandwidth, where that is not 1.
     """
+    slowdown, bandwidth = slowdown or {}, bandwidth or {}
     graph = build_flow_graph(spec.cluster, spec.model, placement, throughput, links=pairs)
-    if slowdown:
+    if slowdown or bandwidth:
+        factors = {
+            "compute": {(name, name): 1 / factor for name, factor in slowdown.items()},
+            "link": bandwidth,
+        }
         edges = tuple(
-            dataclasses.replace(edge, capacity_tokens_per_s=edge.capacity_tokens_per_s / slowdown[edge.source])
-            if edge.kind == "compute" and edge.source in slowdown
-            else edge
+            dataclasses.replace(
+                edge,
+                capacity_tokens_per_s=edge.capacity_tokens_per_s
+                * factors.get(edge.kind, {}).get((edge.source, edge.target), 1.0),
+            )
             for edge in graph.edges
         )
         graph = dataclasses.replace(graph, edges=edges)

@@ -20,6 +20,8 @@ class ModelSpec:
         token_bytes: Bytes that one token costs on a link to or from the coordinator.
         activation_bytes: Bytes of one token's activation between two nodes; 16-bit activations
             of ``hidden_size`` values when left at 0.
+        kv_bytes: Bytes of one token's KV entry in one layer; two 16-bit vectors of ``hidden_size`` values when left
+            at 0 (less with grouped-query attention).
     """
 
     name: str
@@ -28,6 +30,7 @@ class ModelSpec:
     layer_bytes: float
     token_bytes: float = 2.0
     activation_bytes: float = 0.0
+    kv_bytes: float = 0.0
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -36,10 +39,13 @@ class ModelSpec:
         require(problems, f"model {self.name}", "layer_bytes", self.layer_bytes, above=0)
         require(problems, f"model {self.name}", "token_bytes", self.token_bytes, above=0)
         require(problems, f"model {self.name}", "activation_bytes", self.activation_bytes, minimum=0)
+        require(problems, f"model {self.name}", "kv_bytes", self.kv_bytes, minimum=0)
         if problems:
             raise PlanError(problems)
         if self.activation_bytes == 0:
             object.__setattr__(self, "activation_bytes", 2.0 * self.hidden_size)
+        if self.kv_bytes == 0:
+            object.__setattr__(self, "kv_bytes", 4.0 * self.hidden_size)
 
     @property
     def hop_bytes(self) -> float:

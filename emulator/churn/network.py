@@ -98,6 +98,10 @@ class ChurningNetwork(VirtualNetwork):
         """Whether nothing passes from one to the other now."""
         return any(effect.down for effect in self._effects.get(pair, {}).values())
 
+    def bandwidth_factor(self, pair: Pair) -> float:
+        """What all that has happened makes of a wire's bandwidth; 1 when nothing has."""
+        return math.prod(effect.bandwidth_factor for effect in self._effects.get(pair, {}).values())
+
     def set_effect(self, pair: Pair, key: int, effect: Effect | None) -> None:
         """Begin, change or, with ``None``, end what event ``key`` does to a wire."""
         effects = self._effects.setdefault(pair, {})
@@ -158,9 +162,7 @@ class ChurningNetwork(VirtualNetwork):
             twin = Parcel(self._state, dispatch.wire, times[0], dispatch.callback)
         else:
             assert isinstance(dispatch, Transfer)
-            twin = Transfer(
-                self._state.env, dispatch.link, dispatch.items, times, dispatch.prefills, dispatch.tokens
-            )
+            twin = Transfer(self._state.env, dispatch.link, dispatch.items, times, dispatch.prefills, dispatch.tokens)
         twin.number = dispatch.number
         return twin
 

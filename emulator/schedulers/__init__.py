@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from emulator.errors import SimulationError
+from emulator.loading import load_class
 from emulator.schedulers.policy import SchedulerPolicy
 
 if TYPE_CHECKING:
@@ -30,26 +28,7 @@ def policy_class(name: str) -> type[SchedulerPolicy]:
     Raises:
         SimulationError: Unknown name, module that cannot be imported, or a class that is no policy.
     """
-    target = _MODULES.get(name, name)
-    if ":" not in target:
-        close = difflib.get_close_matches(name, POLICY_NAMES, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise SimulationError(
-            f"scheduler policy {name!r} is unknown; {hint}known are {', '.join(POLICY_NAMES)}, "
-            "and module:Class loads one of your own"
-        )
-    module_name, _, class_name = target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:
-        # A module of the user's own can fail in any way while it is imported.
-        raise SimulationError(f"scheduler policy {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, SchedulerPolicy)):
-        raise SimulationError(f"scheduler policy {name!r} is no subclass of emulator.schedulers.policy.SchedulerPolicy")
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        raise SimulationError(f"scheduler policy {name!r} lacks {', '.join(missing)}; define them in the class")
-    return found
+    return load_class(name, _MODULES, SchedulerPolicy, "scheduler policy")  # type: ignore[type-abstract]
 
 
 def make_policy(name: str, options: Mapping[str, object], state: ClusterState, seed: int) -> SchedulerPolicy:

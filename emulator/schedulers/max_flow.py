@@ -155,7 +155,9 @@ class MaxFlowPolicy(SchedulerPolicy):
         chosen: list[EmulatedLink] = []
         wheel = self._entry
         while True:
-            position = self._least_loaded(wheel, tokens, expected, recomputes=bool(attempt.request.preemptions or attempt.request.retries))
+            position = self._least_loaded(
+                wheel, tokens, expected, recomputes=bool(attempt.request.preemptions or attempt.request.retries)
+            )
             if position < 0:
                 for link in chosen:
                     behind, at = self._place[link.index]

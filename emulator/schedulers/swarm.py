@@ -59,6 +59,9 @@ class SwarmPolicy(PerHopPolicy):
             return
         clock = link.clock
         for item, time in zip(transfer.items, transfer.times, strict=True):
+            if time == math.inf:
+                # The link is down; when it is up again is no news of the successor.
+                continue
             start = time - clock.latency_s - item.tokens * link.bytes_per_token / clock.bytes_per_s
             self._sent[item] = (link.index, start)
 
