@@ -72,51 +72,51 @@ def node_event(at_s: float, kind: NodeEventKind, *names: str, **fields: Any) -> 
 
 
 EVENTS: dict[str, tuple[ChurnEvent, ...]] = {
-    "crash": (node_event(20, NodeEventKind.CRASH, "a", duration_s=20),),
-    "crash for good": (node_event(20, NodeEventKind.CRASH, "b"),),
-    "drain": (node_event(20, NodeEventKind.DRAIN, "b", duration_s=20),),
-    "drain in a hurry": (node_event(20, NodeEventKind.DRAIN, "b", notice_s=0.2, duration_s=20),),
-    "preempt": (node_event(20, NodeEventKind.PREEMPT, "c", notice_s=2.0, duration_s=20),),
+    "crash": (node_event(10, NodeEventKind.CRASH, "a", duration_s=12),),
+    "crash for good": (node_event(10, NodeEventKind.CRASH, "b"),),
+    "drain": (node_event(10, NodeEventKind.DRAIN, "b", duration_s=12),),
+    "drain in a hurry": (node_event(10, NodeEventKind.DRAIN, "b", notice_s=0.2, duration_s=12),),
+    "preempt": (node_event(10, NodeEventKind.PREEMPT, "c", notice_s=2.0, duration_s=12),),
     "join": (
-        node_event(20, NodeEventKind.CRASH, "d"),
-        node_event(40, NodeEventKind.JOIN, "d"),
+        node_event(10, NodeEventKind.CRASH, "d"),
+        node_event(25, NodeEventKind.JOIN, "d"),
     ),
-    "straggler": (node_event(20, NodeEventKind.STRAGGLER, "a", slowdown=5.0, duration_s=20),),
-    "gpu_memory_loss": (node_event(20, NodeEventKind.GPU_MEMORY_LOSS, "b", memory_share=0.999, duration_s=20),),
+    "straggler": (node_event(10, NodeEventKind.STRAGGLER, "a", slowdown=5.0, duration_s=12),),
+    "gpu_memory_loss": (node_event(10, NodeEventKind.GPU_MEMORY_LOSS, "b", memory_share=0.999, duration_s=12),),
     "link degrade": (
         LinkEvent(
-            at_s=20,
+            at_s=10,
             kind=LinkEventKind.DEGRADE,
             source=end("a", "c"),
             target=end("b", "d"),
             bandwidth_factor=0.001,
             latency_factor=20,
-            duration_s=20,
+            duration_s=12,
         ),
     ),
     "link flap": (
         LinkEvent(
-            at_s=20,
+            at_s=10,
             kind=LinkEventKind.FLAP,
             source=end("a"),
             target=end("c", "d"),
             period_s=3.0,
             down_share=0.4,
-            duration_s=20,
+            duration_s=12,
         ),
     ),
     "link down": (
-        LinkEvent(at_s=20, kind=LinkEventKind.DOWN, source=end("a"), target=end("c"), both_ways=False, duration_s=20),
+        LinkEvent(at_s=10, kind=LinkEventKind.DOWN, source=end("a"), target=end("c"), both_ways=False, duration_s=12),
     ),
     "partition": (
-        PartitionEvent(at_s=20, groups=(end("a", "c", "s", coordinator=True), end("b", "d", "t")), duration_s=20),
+        PartitionEvent(at_s=10, groups=(end("a", "c", "s", coordinator=True), end("b", "d", "t")), duration_s=12),
     ),
-    "region_outage": (RegionOutageEvent(at_s=20, region="east", duration_s=20),),
+    "region_outage": (RegionOutageEvent(at_s=10, region="east", duration_s=12),),
     "everything down": (
-        RegionOutageEvent(at_s=20, region="east", duration_s=15),
-        RegionOutageEvent(at_s=21, region="west", duration_s=15),
+        RegionOutageEvent(at_s=10, region="east", duration_s=10),
+        RegionOutageEvent(at_s=11, region="west", duration_s=10),
     ),
-    "coordinator restart": (CoordinatorRestartEvent(at_s=20, duration_s=5),),
+    "coordinator restart": (CoordinatorRestartEvent(at_s=10, duration_s=5),),
 }
 
 
@@ -139,8 +139,8 @@ def churn_spec(
     changed: dict[str, Any] = {
         "cluster": two_regions(),
         "placement": placed(a=(0, 2), b=(0, 2), c=(2, 4), d=(2, 4)),
-        "duration_s": 80.0,
-        "workload": constant(12, 100, 40),
+        "duration_s": 45.0,
+        "workload": constant(8, 100, 40),
         "scheduler": SchedulerSpec(policy="max-flow"),
         "churn": ChurnSpec(**{**given, **(churn or {})}),
     }

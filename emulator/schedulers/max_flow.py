@@ -127,7 +127,8 @@ class MaxFlowPolicy(SchedulerPolicy):
             link.index
             for wheel in (self._entry, *self._wheels.values())
             if len(wheel.links) > 1
-            for link in wheel.links
+            for link, flow in zip(wheel.links, wheel.flows, strict=True)
+            if flow > 0
         }
         self._expected: dict[Attempt, int] = {}
         self._used: dict[Pipeline, None] = {}
