@@ -68,7 +68,12 @@ class ClusterState:
         check_placement(spec.placement, spec.cluster, spec.model, spec.profiles, allow_over_profile=True)
         self._throughput = ThroughputModel(spec.model, spec.profiles, spec.cluster.machine_counts())
         self.flow_upper_bound_tokens_per_s = flow_upper_bound(spec.cluster, spec.model, spec.profiles, self._throughput)
-        self._follows_flow = policy_class(spec.scheduler.policy).follows_flow
+        policy = policy_class(spec.scheduler.policy)
+        self._follows_flow = policy.follows_flow
+        watched = policy.observes_hops or spec.log_level is LogLevel.HOPS
+        watch = self._transfer_sent if watched else None
+        self.network = VirtualNetwork(env, watch) if spec.churn is None else ChurningNetwork(self, watch)
+        self.transmit = self.network.transmit
         self._make_cards()
         self._wires: dict[Pair, Wire] = {}
         self._known_links: dict[Pair, EmulatedLink] = {}
@@ -95,10 +100,6 @@ class ClusterState:
         for node in self.nodes:
             node.only_link = node.out_links[0] if len(node.out_links) == 1 else None
         self.policy: SchedulerPolicy = make_policy(spec.scheduler.policy, spec.scheduler.options, self, spec.seed)
-        watched = self.policy.observes_hops or spec.log_level is LogLevel.HOPS
-        watch = self._transfer_sent if watched else None
-        self.network = VirtualNetwork(env, watch) if spec.churn is None else ChurningNetwork(self, watch)
-        self.transmit = self.network.transmit
         if spec.churn is not None:
             self.churn = ChurnControl(self, spec.churn)
 
