@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -16,6 +17,7 @@ from emulator.churn.spec import (
     ChurnSpec,
     CoordinatorRestartEvent,
     Delay,
+    End,
     LinkEvent,
     LinkEventKind,
     NodeEvent,
@@ -37,8 +39,8 @@ from scenarios.library import suggestion
 from scenarios.references import seen_from
 from scenarios.schema_parts import Section
 from scenarios.schema_targets import TargetSection
-from scenarios.tree import Tree, TreePath
-from scenarios.validation import problem_at
+from scenarios.tree import Origin, Tree, TreePath, from_plain
+from scenarios.validation import problem_at, schema_problems
 
 _NODE_KINDS = {
     schema.CrashEvent: NodeEventKind.CRASH,
@@ -308,6 +310,44 @@ class ChurnMaker:
         self.tree = self.tree.put((*path, "file"), Tree(str(file.resolve()), part.origin))
         self.tree = self.tree.put((*path, "sha256"), Tree(digest, part.origin))
         return str(file), rows
+
+
+def event_of(cluster: Cluster, words: Mapping[str, Any]) -> ChurnEvent:
+    """One event in the words of a scenario file, without its time.
+
+    Raises:
+        ScenarioError: There is no such event, or nobody whom it means.
+    """
+    tree = _tree_of({"at": "0 s", **words})
+    try:
+        section = _adapter("events").validate_python(tree.at(("churn", "events", 0)).plain())  # type: ignore[union-attr]
+    except ValidationError as error:
+        raise ScenarioError(schema_problems(tree, error, ("churn", "events", 0))) from None
+    maker = ChurnMaker(tree, cluster, math.inf, [])
+    made = maker._event(section, ("churn", "events", 0))
+    if made is None:
+        raise ScenarioError(maker._targets.problems)
+    timeline = Timeline(cluster)
+    if isinstance(made.event, PartitionEvent):
+        timeline.check([made], [], [])
+    if timeline.problems:
+        raise ScenarioError(timeline.problems)
+    return made.event
+
+
+def ends_of(cluster: Cluster, source: object, target: object, *, both_ways: bool) -> tuple[End, End]:
+    """Both ends of links, in the words of a scenario file.
+
+    Raises:
+        ScenarioError: Nobody is meant, or there is no link.
+    """
+    event = event_of(cluster, {"down": {"from": source, "to": target, "both_ways": both_ways}})
+    assert isinstance(event, LinkEvent)
+    return event.source, event.target
+
+
+def _tree_of(event: Mapping[str, Any]) -> Tree:
+    return from_plain({"churn": {"events": [dict(event)]}}, Origin("EmulatedCluster", None, Path()))
 
 
 @cache

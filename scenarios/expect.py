@@ -106,7 +106,7 @@ def outcomes(expectations: Sequence[Expectation], summary: Mapping[str, Any]) ->
     """Compare a summary with what was expected of it, in the order of the scenario."""
     found: list[Outcome] = []
     for expected in expectations:
-        for figure, value in list(_at(summary, expected.figure)) or [(expected.figure, _MISSING)]:
+        for figure, value in list(figures_at(summary, expected.figure)) or [(expected.figure, _MISSING)]:
             met = expected.holds(value)
             found.append(Outcome(expectation=expected, figure=figure, met=met, actual=_told(figure, value)))
     return found
@@ -196,7 +196,7 @@ class _Reader:
     def _is_known(self, figure: str, path: TreePath) -> bool:
         if self._known is None or figure.split(".")[0] == "real_time":
             return True
-        found = list(islice(_at(self._known, figure), 1))
+        found = list(islice(figures_at(self._known, figure), 1))
         if found and isinstance(found[0][1], (dict, list)) and found[0][1]:
             keys = list(found[0][1])[:20] if isinstance(found[0][1], dict) else ["0", "*"]
             rule = "there are several figures below this name"
@@ -266,7 +266,7 @@ def _measure(figure: str) -> Dimension | str | None:
 # ------------------------------------------------------------------------------------------------ summaries
 
 
-def _at(part: object, figure: str) -> Iterator[tuple[str, object]]:
+def figures_at(part: object, figure: str) -> Iterator[tuple[str, object]]:
     """Every figure that a path means, with its full name; a name may itself hold dots."""
     keys = figure.split(".")
     yield from _below(part, keys, ())

@@ -77,6 +77,15 @@ def validate(tree: Tree, broken: Iterable[TreePath]) -> tuple[dict[str, Any], li
     return _sections(pruned, unusable), problems
 
 
+def schema_problems(tree: Tree, error: ValidationError, path: TreePath) -> list[Problem]:
+    """What the schema has to say about the part at ``path``, which was checked on its own."""
+    found: list[Problem] = []
+    for detail in error.errors(include_url=False):
+        detail["loc"] = (*path, *detail["loc"])
+        found.append(_problem(tree, _tree_path(tree, detail["loc"]), detail))
+    return found
+
+
 def _errors(plain: Plain) -> list[ErrorDetails]:
     try:
         ScenarioSection.model_validate(plain)

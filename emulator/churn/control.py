@@ -106,9 +106,13 @@ class ChurnControl:
             or any(machine.suspected and machine.up for machine in self.machines.values())
         )
 
-    def apply(self, event: ChurnEvent) -> None:
-        """Let ``event`` happen now, whatever its time says."""
-        self.happenings.happen(event)
+    def apply(self, event: ChurnEvent) -> Callable[[], None] | None:
+        """Let ``event`` happen now, whatever its time says.
+
+        Returns:
+            What ends it, for links that change or go down; whatever else has an end is ended by another event.
+        """
+        return self.happenings.happen(event)
 
     def log(self, what: str, incident: Incident | None = None, **details: Any) -> None:
         """Write a churn event into the event log."""

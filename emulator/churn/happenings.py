@@ -59,25 +59,29 @@ class Happenings:
         """Schedule everything."""
         spec = self._control.spec
         for event in spec.events:
-            self._control.later(event.at_s, partial(self.happen, event))
+            self._control.later(event.at_s, partial(self._happen, event))
         seed = self._state.spec.seed
         self._processes = [
-            FailureProcess(number, process, self._state.spec.cluster, self._env, seed, self.happen)
+            FailureProcess(number, process, self._state.spec.cluster, self._env, seed, self._happen)
             for number, process in enumerate(spec.processes)
         ]
 
-    def happen(self, event: ChurnEvent) -> None:
-        """Let ``event`` happen now."""
+    def _happen(self, event: ChurnEvent) -> None:
+        self.happen(event)
+
+    def happen(self, event: ChurnEvent) -> Callable[[], None] | None:
+        """Let ``event`` happen now; what ends it is returned if it is one of links, and not flapping ones."""
         if isinstance(event, NodeEvent):
             self._node_event(event)
         elif isinstance(event, RegionOutageEvent):
             self._region_outage(event)
         elif isinstance(event, LinkEvent):
-            self._link_event(event)
+            return self._link_event(event)
         elif isinstance(event, PartitionEvent):
-            self._partition(event)
+            return self._partition(event)
         else:
             self._restart(event)
+        return None
 
     # -- machines ------------------------------------------------------------------------------
 
@@ -257,7 +261,7 @@ class Happenings:
                         found[pair] = None
         return list(found)
 
-    def _link_event(self, event: LinkEvent) -> None:
+    def _link_event(self, event: LinkEvent) -> Callable[[], None] | None:
         cluster = self._state.spec.cluster
         pairs = self._pairs(event.source.members(cluster), event.target.members(cluster), both_ways=event.both_ways)
         incident = self._control.report.incident(f"link_{event.kind}", [], links=len(pairs))
@@ -266,13 +270,15 @@ class Happenings:
         if event.kind is LinkEventKind.DEGRADE:
             effect = Effect(bandwidth_factor=event.bandwidth_factor, latency_factor=event.latency_factor)
             self._degrade(pairs, key, effect, incident)
+            undo = partial(self._degrade, pairs, key, None, incident)
             if event.duration_s is not None:
-                self._control.later(event.duration_s, lambda: self._degrade(pairs, key, None, incident))
-        elif event.kind is LinkEventKind.DOWN:
-            self._take_down(pairs, key, event.duration_s, incident)
-        else:
-            until_s = math.inf if event.duration_s is None else self._env.now + event.duration_s
-            self._flap(pairs, key, event, until_s, incident)
+                self._control.later(event.duration_s, undo)
+            return undo
+        if event.kind is LinkEventKind.DOWN:
+            return self._take_down(pairs, key, event.duration_s, incident)
+        until_s = math.inf if event.duration_s is None else self._env.now + event.duration_s
+        self._flap(pairs, key, event, until_s, incident)
+        return None
 
     def _degrade(self, pairs: list[Pair], key: int, effect: Effect | None, incident: Incident) -> None:
         for pair in pairs:
@@ -289,13 +295,18 @@ class Happenings:
 
         self._control.later(self._control.spec.detection.timeout_s, learn)
 
-    def _take_down(self, pairs: list[Pair], key: int, duration_s: float | None, incident: Incident) -> None:
+    def _take_down(
+        self, pairs: list[Pair], key: int, duration_s: float | None, incident: Incident
+    ) -> Callable[[], None]:
+        """Let nothing pass; what lets everything pass again is returned, and done after ``duration_s``."""
         for pair in pairs:
             self._network.set_effect(pair, key, Effect(down=True))
         control, detection = self._control, self._control.spec.detection
         control.later(detection.timeout_s, lambda: control.links_lost(pairs, incident))
+        undo = partial(self._bring_up, pairs, key, incident)
         if duration_s is not None:
-            control.later(duration_s, lambda: self._bring_up(pairs, key, incident))
+            control.later(duration_s, undo)
+        return undo
 
     def _bring_up(self, pairs: list[Pair], key: int, incident: Incident) -> None:
         for pair in pairs:
@@ -310,7 +321,7 @@ class Happenings:
         if self._env.now + event.period_s < until_s:
             self._control.later(event.period_s, lambda: self._flap(pairs, key, event, until_s, incident))
 
-    def _partition(self, event: PartitionEvent) -> None:
+    def _partition(self, event: PartitionEvent) -> Callable[[], None]:
         cluster = self._state.spec.cluster
         groups = [group.members(cluster) for group in event.groups]
         pairs: dict[Pair, None] = {}
@@ -319,7 +330,7 @@ class Happenings:
                 pairs.update(dict.fromkeys(self._pairs(group, other, both_ways=True)))
         incident = self._control.report.incident("partition", [], links=len(pairs))
         self._control.log("partition", incident, groups=[list(group) for group in groups])
-        self._take_down(list(pairs), self._key(), event.duration_s, incident)
+        return self._take_down(list(pairs), self._key(), event.duration_s, incident)
 
     # -- the coordinator -----------------------------------------------------------------------
 

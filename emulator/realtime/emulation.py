@@ -129,6 +129,19 @@ class RealTimeEmulation(AioEmulation):
         summary["real_time"] = self._figures()
         return summary
 
+    async def open(self) -> None:
+        """Connect everybody and let emulated time begin in a moment, for whoever lets it advance piece by piece.
+
+        :meth:`run_on_loop` is all of it in one.
+        """
+        await self._open()
+        self._begin(asyncio.get_running_loop().time() + self.lead_s)
+        self.lag.start()
+
+    async def close(self) -> None:
+        """Give back what :meth:`open` took."""
+        await self._close()
+
     async def _open(self) -> None:
         pairs: list[Pair] = list(dict.fromkeys((wire.source, wire.target) for wire in self.state.used_wires()))
         machines = [COORDINATOR, *(node.name for node in self.state.nodes)]
