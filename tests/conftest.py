@@ -10,3 +10,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+pytest_plugins = ["pytester"]
+"""Tests of the pytest plugin run pytest."""
