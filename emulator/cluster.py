@@ -72,7 +72,8 @@ class ClusterState:
         self._follows_flow = policy.follows_flow
         watched = policy.observes_hops or spec.log_level is LogLevel.HOPS
         watch = self._transfer_sent if watched else None
-        self.network = VirtualNetwork(env, watch) if spec.churn is None else ChurningNetwork(self, watch)
+        changes = spec.churn is not None or spec.conditions.change
+        self.network = ChurningNetwork(self, watch) if changes else VirtualNetwork(env, watch)
         self.transmit = self.network.transmit
         self._make_cards()
         self._wires: dict[Pair, Wire] = {}
@@ -158,6 +159,10 @@ class ClusterState:
         shares = self.spec.sharing is LinkSharing.SHARES
         wire = Wire(source, target, self._clock(source, target, link), None if shares else self._receiving[target])
         self._wires[source, target] = wire
+        behaviour = self.spec.conditions.of(self.spec.cluster, (source, target))
+        if behaviour is not None and behaviour.schedule is not None:
+            assert isinstance(self.network, ChurningNetwork)
+            self.network.follow(wire, behaviour)
         return wire
 
     def _clock(self, source: str, target: str, link: Link) -> LinkClock:

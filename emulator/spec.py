@@ -169,7 +169,5 @@ class EmulationSpec:
                 "links with jitter, losses, packets or schedules cannot have fixed shares of network cards; "
                 "set network.sharing to clocks"
             )
-        if self.conditions.change:
-            raise SimulationError("schedules of links cannot run yet; give conditions that stay, or a churn event")
         if self.admission_queue_limit < 0:
             raise SimulationError(f"admission_queue_limit is {self.admission_queue_limit}; it must be at least 0")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from simpy.events import Event
@@ -15,7 +16,9 @@ from netshape.link_model import ConditionedClock
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
+    from emulator.conditions import LinkBehaviour
     from emulator.requests import Attempt
+    from netshape.conditions import LinkConditions
     from netshape.link_queue import Replan
 
 Pair = tuple[str, str]
@@ -53,6 +56,7 @@ class ChurningNetwork(VirtualNetwork):
         super().__init__(state.env, watch)
         self._state = state
         self._effects: dict[Pair, dict[int, Effect]] = {}
+        self._scheduled: dict[Pair, LinkConditions] = {}
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -115,11 +119,15 @@ class ChurningNetwork(VirtualNetwork):
 
     def refresh(self, wire: Wire) -> None:
         """Make the wire's clock what its link and the effects on it say."""
-        link = self._state.spec.cluster.link(wire.source, wire.target)
+        pair = wire.source, wire.target
+        link = self._state.spec.cluster.link(*pair)
         assert link is not None
         rate = wire.share_bytes_per_s or link.bandwidth_bytes_per_s
         latency = link.latency_s
-        effects = self._effects.get((wire.source, wire.target), {}).values()
+        scheduled = self._scheduled.get(pair)
+        if scheduled is not None:
+            rate, latency = scheduled.bandwidth_bytes_per_s, scheduled.latency_s
+        effects = self._effects.get(pair, {}).values()
         for effect in effects:
             rate *= effect.bandwidth_factor
             latency *= effect.latency_factor
@@ -128,14 +136,41 @@ class ChurningNetwork(VirtualNetwork):
             assert not effects, "runs whose links change have clocks that can"
             clock.bytes_per_s = rate
             return
+        before = clock.conditions
         conditions = dataclasses.replace(
-            clock.conditions,
+            scheduled or before,
             bandwidth_bytes_per_s=rate,
             latency_s=latency,
-            up=not any(effect.down for effect in effects),
+            up=(scheduled is None or scheduled.up) and not any(effect.down for effect in effects),
         )
-        if conditions != clock.conditions:
+        if conditions != before:
             self._replan(wire, clock.set(conditions, self._env.now))
+        if latency != before.latency_s:
+            # What is lost on the way back is sent again after a round trip, which has changed.
+            back = self._state.wire(wire.target, wire.source)
+            if back is not None and isinstance(back.clock, ConditionedClock):
+                self._replan(back, back.clock.set_return_latency(latency, self._env.now))
+
+    def follow(self, wire: Wire, behaviour: LinkBehaviour) -> None:
+        """Let a wire's conditions change as its schedule says."""
+        assert behaviour.schedule is not None
+        self._step(wire, behaviour.schedule.changes(behaviour.conditions))
+
+    def _step(self, wire: Wire, changes: Iterator[tuple[float, LinkConditions]]) -> None:
+        """Take all steps that are due, and wait for the next."""
+        for at_s, conditions in changes:
+            if at_s > self._env.now:
+                # A generator gives each step once, so the next one is kept until its time.
+                self._env.call_at(at_s, partial(self._due, wire, conditions, changes))
+                break
+            self._scheduled[wire.source, wire.target] = conditions
+        self.refresh(wire)
+
+    def _due(
+        self, wire: Wire, conditions: LinkConditions, changes: Iterator[tuple[float, LinkConditions]], _event: Event
+    ) -> None:
+        self._scheduled[wire.source, wire.target] = conditions
+        self._step(wire, changes)
 
     def set_rate(self, wire: Wire, bytes_per_s: float) -> None:
         """Give a wire another share of the cards at its ends."""
