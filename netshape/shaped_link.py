@@ -37,6 +37,7 @@ class ShapedLink:
 
     Attributes:
         clock: Its virtual clock.
+        horizon_s: How far senders may run ahead now; less than given where the queue limit is less.
     """
 
     def __init__(
@@ -82,17 +83,26 @@ class ShapedLink:
             return planned, 0.0
         return planned, clock.free_s - (begin if begin > now_s else now_s)
 
-    def has_room(self, now_s: float) -> bool:
-        """Whether a sender may go on: the link is not farther ahead than the horizon."""
-        return self.clock.free_s - now_s <= self._horizon_s
-
-    async def room(self, gone: Callable[[], bool]) -> None:
+    async def room(self, ready_s: float, gone: Callable[[], bool]) -> float:
         """Wait until a sender may go on, or ``gone`` says that it need not.
 
         Those who wait are woken when half the horizon is free, first come first.
+
+        Args:
+            ready_s: The sender's time, which may be behind that of the clock.
+            gone: Tells whether the sender is gone.
+
+        Returns:
+            The sender's time now: that at which it should have been woken.
         """
-        while not self.has_room(monotonic()) and not gone():
-            await self._next_wake()
+        while self.clock.free_s - ready_s > self.horizon_s and not gone():
+            wake_s = self.clock.free_s - self.horizon_s / 2
+            now = monotonic()
+            if wake_s > now:
+                await self._next_wake()
+                now = monotonic()
+            ready_s = max(ready_s, min(wake_s, now))
+        return ready_s
 
     async def sent(self, gone: Callable[[], bool]) -> None:
         """Wait until no change can concern what was accepted so far, as all of it has left the link, or ``gone``."""
@@ -170,9 +180,9 @@ class ShapedLink:
 
     def _set_horizon(self) -> None:
         """A queue limit below the horizon holds the sender back sooner."""
-        self._horizon_s = min(self._most_ahead_s, self.conditions.queue_limit_bytes / self.clock.bytes_per_s)
-        if math.isnan(self._horizon_s):  # no limit on an unlimited link
-            self._horizon_s = self._most_ahead_s
+        self.horizon_s = min(self._most_ahead_s, self.conditions.queue_limit_bytes / self.clock.bytes_per_s)
+        if math.isnan(self.horizon_s):  # no limit on an unlimited link
+            self.horizon_s = self._most_ahead_s
 
     async def _next_wake(self) -> None:
         waiter = self._loop.create_future()
@@ -189,5 +199,5 @@ class ShapedLink:
         """Wake who waits when half the horizon is free, and once more when all is."""
         if self._waiters:
             free = self.clock.free_s
-            half = free - self._horizon_s / 2
+            half = free - self.horizon_s / 2
             self._room.set(half if half > monotonic() else free)

@@ -17,15 +17,16 @@ class SocketOptions:
     """What a socket is set to; the kernel may grant less, which :func:`socket_report` shows.
 
     Attributes:
-        send_buffer_bytes: Send buffer (the kernel doubles it for its own needs).
+        send_buffer_bytes: Send buffer (the kernel doubles it for its own needs). The buffers must outlast the time
+            that a busy machine takes to give the other process its turn, some ms.
         receive_buffer_bytes: Receive buffer.
         congestion: TCP congestion control, or ``None`` to leave the system's. Reno is in every kernel, and does not
             pace, as some others do.
         user_timeout_s: How long TCP waits for acknowledgements before it gives the connection up.
     """
 
-    send_buffer_bytes: int = 1 << 20
-    receive_buffer_bytes: int = 1 << 20
+    send_buffer_bytes: int = 1 << 22
+    receive_buffer_bytes: int = 1 << 22
     congestion: str | None = "reno"
     user_timeout_s: float = 20.0
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from time import monotonic
 from typing import Any, NamedTuple
 
 from netshape.frame_connection import FrameConnection, FrameHandler
-from netshape.frames import ConnectionFailedError, conditions_frame
-from netshape.link_queue import Replan
+from netshape.frames import ConnectionFailedError
 from netshape.shaped_link import ShapedLink
+from netshape.shaped_sender import ShapedSender
 
-TURN_S = 0.00025
-"""A sender that need not wait lets others have their turn after this time: it would delay what they have to deliver."""
 CHUNK_BYTES = 1 << 16
 """Most bytes of a byte stream that travel as one message."""
 
@@ -37,115 +34,6 @@ class Message(NamedTuple):
     payload: bytes
     planned_s: float
     arrived_s: float
-
-
-class ShapedSender:
-    """The sending half: plans messages on a link and gives them to a connection.
-
-    Args:
-        connection: Where they go.
-        link: Where they are planned; ``None`` to deliver as soon as they arrive.
-    """
-
-    def __init__(self, connection: FrameConnection, link: ShapedLink | None) -> None:
-        self.connection = connection
-        self.link = link
-        # Number on the link and on the connection of what a change of the link may concern.
-        self._numbers: deque[tuple[int, int]] = deque()
-        self._turn_s = 0.0
-        self._writable = asyncio.Event()
-        self._writable.set()
-        if link is not None:
-            link.listen(self._replan)
-            self._tell_conditions()
-
-    def send_nowait(
-        self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1
-    ) -> float:
-        """Send a message without waiting for room on the link or the socket.
-
-        Args:
-            payload: Its bytes; may be changed again after the call unless it is ``bytes``.
-            header: The application's header, opaque.
-            size_bytes: Bytes that it counts on the link; those of header and payload when below 0.
-
-        Returns:
-            When it is to be delivered; infinite while the link is down.
-
-        Raises:
-            ConnectionFailedError: The connection is closed, or the message too long.
-            SendQueueFullError: Too much is unsent.
-        """
-        now = monotonic()
-        link, connection = self.link, self.connection
-        if link is None:
-            connection.send_planned(payload, header, planned_s=now, handed_s=now)
-            return now
-        connection.check(payload, header)
-        clock, numbers = link.clock, self._numbers
-        number = clock.accepted
-        planned, transmission = link.plan(size_bytes if size_bytes >= 0 else len(payload) + len(header), now)
-        numbers.append((number, connection.sent))
-        first = clock.first_unsent
-        while numbers[0][0] < first and len(numbers) > 1:
-            numbers.popleft()
-        connection.push(payload, header, planned, now, transmission)
-        return planned
-
-    async def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1) -> float:
-        """As :meth:`send_nowait`, once the link and the socket have room; others have their turn now and then."""
-        link = self.link
-        now = monotonic()
-        if now - self._turn_s > TURN_S:
-            await asyncio.sleep(0)
-            self._turn_s = monotonic()
-        while not self.connection.writable or (link is not None and not link.has_room(monotonic())):
-            if self.connection.closed:
-                break
-            if not self.connection.writable:
-                await self._writable.wait()
-            elif link is not None:
-                await link.room(self._gone)
-        return self.send_nowait(payload, header, size_bytes)
-
-    async def sent(self) -> None:
-        """Wait until nothing sent here can be concerned by a change of the link, and the socket has taken it."""
-        if self.link is not None and not self.connection.lost:
-            await self.link.sent(self._gone)
-        while not self.connection.writable:
-            await self._writable.wait()
-
-    def set_writable(self, writable: bool) -> None:
-        """The socket takes more, or no more for now."""
-        if writable:
-            self._writable.set()
-        else:
-            self._writable.clear()
-
-    def stop(self) -> None:
-        """The connection is gone."""
-        if self.link is not None:
-            self.link.unlisten(self._replan)
-            self.link.wake()
-        self._numbers.clear()
-        self._writable.set()
-
-    def _gone(self) -> bool:
-        return self.connection.lost or self.connection.error is not None
-
-    def _replan(self, replan: Replan) -> None:
-        """Tell the peer the new times of this connection's part of the backlog."""
-        numbers = self._numbers
-        while numbers and numbers[0][0] < replan.first:
-            numbers.popleft()
-        if numbers:
-            times = [replan.arrivals_s[number - replan.first] for number, _ in numbers]
-            self.connection.replan(numbers[0][1], times)
-        self._tell_conditions()
-
-    def _tell_conditions(self) -> None:
-        if self.link is not None:
-            self.connection.send_control(conditions_frame(self.link.clock.bytes_per_s, self.link.conditions.latency_s))
 
 
 class ShapedStream(FrameHandler):

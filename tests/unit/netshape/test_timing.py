@@ -68,13 +68,15 @@ def test_without_a_timerfd_the_stock_selector_serves(monkeypatch: pytest.MonkeyP
     assert timing.run(main()) == "stock"
 
 
-def test_deadlines_are_never_early_and_close_at_the_median() -> None:
+@pytest.mark.parametrize("spin_s", [0.0, 0.0001])
+def test_deadlines_are_never_early_and_close_at_the_median(spin_s: float) -> None:
     late: list[float] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         heap = DeadlineHeap.of(loop)
         assert DeadlineHeap.of(loop) is heap
+        heap.spin_s = spin_s
         done = loop.create_future()
         begin = loop.time()
         whens = [begin + 0.01 + index * 0.00137 for index in range(100)]

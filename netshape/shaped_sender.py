@@ -1,0 +1,140 @@
+"""The sending half of a shaped stream: plans messages on a link and gives them to a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import monotonic
+
+from netshape.frame_connection import FrameConnection
+from netshape.frames import conditions_frame
+from netshape.link_queue import Replan
+from netshape.shaped_link import ShapedLink
+
+TURN_S = 0.00025
+"""A sender that need not wait lets others have their turn after this time: it would delay what they have to deliver."""
+TOGETHER_S = 0.0005
+"""A message sent this soon after the one before belongs to the same burst."""
+MAX_LAG_S = 0.25
+"""How late a sender may be woken for its link to go on as if it had been woken in time."""
+
+
+class ShapedSender:
+    """The sending half: plans messages on a link and gives them to a connection.
+
+    A message counts as handed over when :meth:`send` was called, also when it had to wait for room. A sender that waits
+    is woken when there is room again; if the machine wakes it late, or is slow to take in what was sent, its burst goes
+    on from the time at which it should have gone on, up to :data:`MAX_LAG_S` ago, so that a busy machine does not lower
+    the link's rate.
+
+    Args:
+        connection: Where they go.
+        link: Where they are planned; ``None`` to deliver as soon as they arrive.
+    """
+
+    def __init__(self, connection: FrameConnection, link: ShapedLink | None) -> None:
+        self.connection = connection
+        self.link = link
+        # Number on the link and on the connection of what a change of the link may concern.
+        self._numbers: deque[tuple[int, int]] = deque()
+        self._turn_s = self._returned_s = self._lag_s = 0.0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        if link is not None:
+            link.listen(self._replan)
+            self._tell_conditions()
+
+    def send_nowait(
+        self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1
+    ) -> float:
+        """Send a message without waiting for room on the link or the socket.
+
+        Args:
+            payload: Its bytes; may be changed again after the call unless it is ``bytes``.
+            header: The application's header, opaque.
+            size_bytes: Bytes that it counts on the link; those of header and payload when below 0.
+
+        Returns:
+            When it is to be delivered; infinite while the link is down.
+
+        Raises:
+            ConnectionFailedError: The connection is closed, or the message too long.
+            SendQueueFullError: Too much is unsent.
+        """
+        return self._send(payload, header, size_bytes, monotonic())
+
+    def _send(self, payload: bytes | bytearray | memoryview, header: bytes, size_bytes: float, now: float) -> float:
+        """Send a message that is handed over at ``now``."""
+        link, connection = self.link, self.connection
+        connection.check(payload, header)
+        if link is None:
+            connection.push(payload, header, now, now, 0.0)
+            return now
+        clock, numbers = link.clock, self._numbers
+        number = clock.accepted
+        planned, transmission = link.plan(size_bytes if size_bytes >= 0 else len(payload) + len(header), now)
+        numbers.append((number, connection.sent))
+        first = clock.first_unsent
+        while numbers[0][0] < first and len(numbers) > 1:
+            numbers.popleft()
+        connection.push(payload, header, planned, now, transmission)
+        return planned
+
+    async def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1) -> float:
+        """As :meth:`send_nowait`, once the link and the socket have room; others have their turn now and then."""
+        link, connection = self.link, self.connection
+        now = monotonic()
+        # Within a burst, time goes on from where the last message left it.
+        ready = now - self._lag_s if now - self._returned_s <= TOGETHER_S else now
+        if now - self._turn_s > TURN_S:
+            await asyncio.sleep(0)
+            self._turn_s = monotonic()
+        while not connection.closed:
+            if not connection.writable:
+                await self._writable.wait()
+            elif link is not None and link.clock.free_s - ready > link.horizon_s:
+                ready = await link.room(ready, self._gone)
+            else:
+                break
+        now = self._returned_s = monotonic()
+        self._lag_s = min(now - ready, MAX_LAG_S)
+        return self._send(payload, header, size_bytes, now - self._lag_s)
+
+    async def sent(self) -> None:
+        """Wait until nothing sent here can be concerned by a change of the link, and the socket has taken it."""
+        if self.link is not None and not self.connection.lost:
+            await self.link.sent(self._gone)
+        while not self.connection.writable:
+            await self._writable.wait()
+
+    def set_writable(self, writable: bool) -> None:
+        """The socket takes more, or no more for now."""
+        if writable:
+            self._writable.set()
+        else:
+            self._writable.clear()
+
+    def stop(self) -> None:
+        """The connection is gone."""
+        if self.link is not None:
+            self.link.unlisten(self._replan)
+            self.link.wake()
+        self._numbers.clear()
+        self._writable.set()
+
+    def _gone(self) -> bool:
+        return self.connection.lost or self.connection.error is not None
+
+    def _replan(self, replan: Replan) -> None:
+        """Tell the peer the new times of this connection's part of the backlog."""
+        numbers = self._numbers
+        while numbers and numbers[0][0] < replan.first:
+            numbers.popleft()
+        if numbers:
+            times = [replan.arrivals_s[number - replan.first] for number, _ in numbers]
+            self.connection.replan(numbers[0][1], times)
+        self._tell_conditions()
+
+    def _tell_conditions(self) -> None:
+        if self.link is not None:
+            self.connection.send_control(conditions_frame(self.link.clock.bytes_per_s, self.link.conditions.latency_s))
