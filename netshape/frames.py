@@ -172,7 +172,7 @@ class FrameReader:
         if self.problem is not None:
             return []
         self._end += count
-        if self._end == self._slab.size_bytes and self._slab_bytes < MAX_SLAB_BYTES:
+        if 2 * count >= self._slab_bytes < MAX_SLAB_BYTES:
             self._slab_bytes *= 2  # the sender is faster than the slab is large
         slab, limits = self._slab, self._limits
         latest, longest = now_s + limits.max_hold_s, limits.max_payload_bytes

@@ -40,7 +40,7 @@ class DurationHistogram:
             return
         if duration_s > self.max_s:
             self.max_s = duration_s
-        bucket = math.ceil(math.log(duration_s / _LEAST_S) * _PER_LOG)
+        bucket = int(math.log(duration_s / _LEAST_S) * _PER_LOG) + 1
         self._buckets[bucket if bucket < _BUCKETS else _BUCKETS - 1] += 1
 
     def quantile(self, share: float) -> float:

@@ -74,6 +74,8 @@ class LinkQueue(LinkClock):
     def forget_sent(self, now_s: float) -> None:
         """Drop from the queue what has left it by ``now_s``."""
         pending = self._pending
+        if pending and pending[0].done_s > now_s:
+            return
         while pending and pending[0].done_s <= now_s:
             sent = pending.popleft()
             self.waiting_bytes -= sent.wire_bytes
@@ -104,8 +106,8 @@ class LinkQueue(LinkClock):
                 earliest = sender.free_s
             card = sender.free_s = earliest + wire_bytes / sender.bytes_per_s
         message = _Pending(wire_bytes, earliest, card, delay_s, overtakes)
-        self._plan(message)
         self._pending.append(message)
+        self._plan(message)
         self.accepted += 1
         self.waiting_bytes += wire_bytes
         return message.arrival_s

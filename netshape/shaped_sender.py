@@ -15,7 +15,11 @@ TURN_S = 0.00025
 """A sender that need not wait lets others have their turn after this time: it would delay what they have to deliver."""
 TOGETHER_S = 0.0005
 """A message sent this soon after the one before belongs to the same burst."""
-MAX_LAG_S = 0.25
+FORGET_AFTER = 64
+"""Messages of which the numbers are kept without a look at whether they have left the link."""
+MACHINE_BYTES_PER_S = 1e9
+"""A link faster than this is not what limits its sender; there is nothing to catch up with."""
+MAX_LAG_S = 0.1
 """How late a sender may be woken for its link to go on as if it had been woken in time."""
 
 
@@ -74,9 +78,10 @@ class ShapedSender:
         number = clock.accepted
         planned, transmission = link.plan(size_bytes if size_bytes >= 0 else len(payload) + len(header), now)
         numbers.append((number, connection.sent))
-        first = clock.first_unsent
-        while numbers[0][0] < first and len(numbers) > 1:
-            numbers.popleft()
+        if len(numbers) > FORGET_AFTER:
+            first = clock.first_unsent
+            while numbers and numbers[0][0] < first:
+                numbers.popleft()
         connection.push(payload, header, planned, now, transmission)
         return planned
 
@@ -97,7 +102,8 @@ class ShapedSender:
             else:
                 break
         now = self._returned_s = monotonic()
-        self._lag_s = min(now - ready, MAX_LAG_S)
+        limits = link is not None and link.clock.bytes_per_s <= MACHINE_BYTES_PER_S
+        self._lag_s = min(now - ready, MAX_LAG_S) if limits else 0.0
         return self._send(payload, header, size_bytes, now - self._lag_s)
 
     async def sent(self) -> None:

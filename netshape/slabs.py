@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import numpy as np
+
 MIN_SLAB_BYTES = 1 << 16
-MAX_SLAB_BYTES = 1 << 22
+MAX_SLAB_BYTES = 1 << 20
 """Greatest slab that is kept for reuse; a greater frame gets one of its own."""
 POOL_BYTES = 1 << 27
 """Most bytes of free slabs that a process keeps: fresh memory costs a page fault every 4 KiB."""
@@ -24,7 +26,8 @@ class Slab:
     __slots__ = ("holds", "kept", "size_bytes", "view")
 
     def __init__(self, size_bytes: int) -> None:
-        self.view = memoryview(bytearray(size_bytes))
+        # Not a bytearray, which writes zeros first: that took longer than receiving.
+        self.view = np.empty(size_bytes, np.uint8).data
         self.size_bytes = size_bytes
         self.holds = 0
         self.kept = False
