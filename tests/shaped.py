@@ -28,8 +28,9 @@ def run(main: Callable[[], Awaitable[T]], within_s: float = 30.0) -> T:
 
     before = open_descriptors()
     result = timing.run(bounded())
-    gc.collect()
-    assert open_descriptors() == before
+    if open_descriptors() != before:
+        gc.collect()  # what an earlier test left to it; costs much in a big process
+    assert open_descriptors() <= before
     return result
 
 
