@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Standby(RecoveryPolicy):
     """A spare machine of the same type if there is one, else any that the layers fit on, loads them and serves.
 
-    Spares are machines that hold nothing. One that comes back is a spare when another has taken its layers.
+    Where they fit on none, several spares share them, one after the other. Spares are machines that hold nothing.
+    One that comes back is a spare when others have taken its layers.
 
     Options:
         spares: Machines of the placement that are kept back as spares from the start, by name.
@@ -36,7 +37,6 @@ class Standby(RecoveryPolicy):
         if unknown:
             raise SimulationError(f"recovery policy standby: spare {unknown[0]!r} is no node of the cluster")
         self._spares = tuple(str(name) for name in spares)
-        self._taken: dict[str, LayerRange] = {}
 
     def begin(self) -> None:
         """Keep the spares back."""
@@ -57,41 +57,56 @@ class Standby(RecoveryPolicy):
                 )
 
     def lost(self, machine: Machine) -> None:
-        """Have a spare take over."""
-        if machine.goal is None or machine.name in self._taken:
-            return
+        """Have one spare take over, or several in a row."""
         layers = machine.goal
-        candidates = [
+        if layers is None:
+            return
+        spares = [
             spare
             for spare in self.control.machines.values()
-            if spare.role is Role.SPARE and not spare.leaving and not spare.suspected and self._fits(spare, layers)
+            if spare.role is Role.SPARE and not spare.leaving and not spare.suspected
         ]
-        if not candidates:
-            return
-        best = min(
-            candidates,
+        spares.sort(
             key=lambda spare: (
                 spare.spec.machine_type != machine.spec.machine_type,
                 spare.spec.region != machine.spec.region,
+                -self._most_layers(spare),
                 -spare.spec.disk_bytes_per_s,
-            ),
+            )
         )
-        self._taken[machine.name] = layers
+        goals = self._shared_out(layers, spares)
+        if not goals:
+            return
         machine.goal = None
-        self.control.log("takes_over", machine.incident, node=best.name, of=machine.name)
-        best.incident = machine.incident
-        self.control.assign({best.name: layers})
+        for name in goals:
+            self.control.machines[name].incident = machine.incident
+            self.control.log("takes_over", machine.incident, node=name, of=machine.name)
+        self.control.assign(goals)
 
     def joined(self, machine: Machine) -> None:
-        """It serves its own layers again, or stands by if they are taken; a spare may have been waited for."""
-        self._taken.pop(machine.name, None)
+        """It serves its own layers again, or stands by if they are taken; somebody may have waited for a spare."""
         self.take_up_again(machine)
         if machine.role is Role.SPARE:
             for other in self.control.machines.values():
                 if other.role is Role.GONE and other.goal is not None:
                     self.lost(other)
-                    return
 
-    def _fits(self, machine: Machine, layers: LayerRange) -> bool:
+    def _shared_out(self, layers: LayerRange, spares: list[Machine]) -> dict[str, LayerRange]:
+        """Spare -> layers: all on the first that they fit on, else in a row on several; empty if there is no room."""
+        for spare in spares:
+            if self._most_layers(spare) >= len(layers):
+                return {spare.name: layers}
+        goals: dict[str, LayerRange] = {}
+        start = layers.start
+        for spare in spares:
+            stop = min(layers.stop, start + self._most_layers(spare))
+            if stop > start:
+                goals[spare.name] = LayerRange(start, stop)
+                start = stop
+            if start == layers.stop:
+                return goals
+        return {}
+
+    def _most_layers(self, machine: Machine) -> int:
         spec = self.control.state.spec
-        return most_layers(machine.spec, spec.model, spec.profiles) >= len(layers)
+        return most_layers(machine.spec, spec.model, spec.profiles)
