@@ -29,12 +29,18 @@ def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-# One buffer for all sockets: what is read is copied out before the next socket is read.
-_SCRATCH = memoryview(bytearray(READ_BYTES))
+def read_buffer() -> memoryview:
+    """A buffer for all sockets of one event loop: what is read is copied out before the next socket is read."""
+    return memoryview(bytearray(READ_BYTES))
 
 
 class Endpoint(asyncio.BufferedProtocol):
     """One peer's socket.
+
+    Args:
+        buffer: Where to read to; see :func:`read_buffer`.
+        on_made: Called when the socket is connected.
+        on_lost: Called with the endpoint and the error, if there was one, when it is gone.
 
     Attributes:
         transport: ``None`` before the socket is connected.
@@ -45,11 +51,17 @@ class Endpoint(asyncio.BufferedProtocol):
         lost: Whether the socket is gone.
     """
 
-    def __init__(self, on_made: Callable[[], None], on_lost: Callable[[Endpoint, Exception | None], None]) -> None:
+    def __init__(
+        self,
+        buffer: memoryview,
+        on_made: Callable[[], None],
+        on_lost: Callable[[Endpoint, Exception | None], None],
+    ) -> None:
         self.transport: asyncio.Transport | None = None
         self.inward: Pipe | None = None
         self.outward: Pipe | None = None
         self.eof = self.closing = self.lost = False
+        self._buffer = buffer
         self._on_made = on_made
         self._on_lost = on_lost
         self._held = False
@@ -72,12 +84,12 @@ class Endpoint(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to."""
-        return _SCRATCH
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes from the peer."""
         if not self.closing and self.inward is not None:
-            self.inward.feed(bytes(_SCRATCH[:nbytes]))
+            self.inward.feed(bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> bool:
         """The peer sends nothing more; the socket stays open for what it is still to get."""
@@ -186,6 +198,7 @@ class Connection:
 
     Args:
         number: Of the connection within the proxy, from 1.
+        buffer: Where its sockets read to.
         upstream: Where to connect to.
         connect_timeout_s: How long that may take.
         on_gone: Told when both sockets are gone.
@@ -196,6 +209,7 @@ class Connection:
         self,
         *,
         number: int,
+        buffer: memoryview,
         upstream: Address,
         connect_timeout_s: float,
         open_pipes: Callable[[int], tuple[Pipe, Pipe]],
@@ -203,8 +217,8 @@ class Connection:
         on_failure: Callable[[str], None],
     ) -> None:
         self.number = number
-        self.client = Endpoint(self._client_made, self._lost)
-        self.server = Endpoint(lambda: None, self._lost)
+        self.client = Endpoint(buffer, self._client_made, self._lost)
+        self.server = Endpoint(buffer, lambda: None, self._lost)
         self.pipes: tuple[Pipe, Pipe] | None = None
         self._upstream = upstream
         self._connect_timeout_s = connect_timeout_s

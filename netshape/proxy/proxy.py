@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from netshape.proxy.addresses import ANY_PORT, parse_address, resolve_listener, shown_address
-from netshape.proxy.connection import Connection
+from netshape.proxy.connection import Connection, read_buffer
 from netshape.proxy.errors import ApiError, cannot_listen, toxic_exists, toxic_not_found
 from netshape.proxy.flow_metrics import FlowMetrics
 from netshape.proxy.links import LinksChange, ProxyLinks
@@ -49,12 +49,14 @@ class Shared:
         limits: What they may take up.
         room: Memory for bytes that are held back.
         connections: Clients connected at present.
+        buffer: Where all sockets read to.
     """
 
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
     room: Room = field(default_factory=Room)
     connections: int = 0
+    buffer: memoryview = field(default_factory=read_buffer)
 
 
 class Proxy:
@@ -267,6 +269,7 @@ class Proxy:
         self._idle.clear()
         connection = Connection(
             number=self.accepted,
+            buffer=self._shared.buffer,
             upstream=self._upstream_at,
             connect_timeout_s=self._shared.limits.connect_timeout_s,
             open_pipes=self._open_pipes,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 MAX_BYTES = 256 << 20
 LEAST_SHARE_BYTES = 64 << 10
-MOST_SHARE_BYTES = 16 << 20
+MOST_SHARE_BYTES = 32 << 20
 
 
 class Room:
     """Bytes that stages may hold, shared evenly by the pipes that are open.
 
-    A pipe needs rate times delay: 16 MiB carry 1 Gbit/s over 130 ms. Past ``max_bytes / 64 KiB`` pipes each keeps the
+    A pipe needs rate times delay: 32 MiB carry 1 Gbit/s over 250 ms. Past ``max_bytes / 64 KiB`` pipes each keeps the
     least share.
 
     Args:

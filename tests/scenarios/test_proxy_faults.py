@@ -38,7 +38,7 @@ AT_ONCE = 64
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[ProxyProcess]:
-    with running_proxy("--seed", "3") as process:
+    with running_proxy("--seed", "3", "--max-connections", "1000") as process:
         yield process
         # After all that it ends in order, and has had nothing to complain about.
         code, _, complaints = process.stop()
@@ -79,7 +79,7 @@ async def test_ten_thousand_short_connections_leave_no_descriptor(process: Proxy
         nonlocal done
         reader, writer = await asyncio.open_connection(host, int(listen_port))
         # Four ways to end: after an answer with an orderly close, with a half-close first, with a RST, and at once.
-        way = number % 4
+        way = number // AT_ONCE % 4
         if way < 3:
             word = number.to_bytes(8, "big")
             writer.write(word)
@@ -221,7 +221,8 @@ def test_a_half_open_connection_is_found_out_by_the_next_bytes(process: ProxyPro
 
 
 def test_a_peer_that_stops_answering_keeps_only_its_own_connection_waiting(process: ProxyProcess) -> None:
-    with upstream(lambda sock: wait_until(lambda: False, 3.0)) as silent, upstream(echo) as server:
+    over = threading.Event()
+    with upstream(lambda sock: over.wait(TIMEOUT_S)) as silent, upstream(echo) as server:
         stuck = connect(made(process, "stuck", silent.address))
         stuck.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
@@ -237,6 +238,7 @@ def test_a_peer_that_stops_answering_keeps_only_its_own_connection_waiting(proce
         with contextlib.suppress(ConnectionResetError):
             assert stuck.recv(1) == b""
         stuck.close()
+        over.set()
 
 
 def test_an_upstream_that_never_answers_the_connect_is_given_up(process: ProxyProcess) -> None:

@@ -378,7 +378,7 @@ async def test_a_body_that_does_not_come_is_given_up(small: ProxyServer) -> None
     reader, writer = await asyncio.open_connection(host, int(port))
     start = time.monotonic()
     writer.write(b"POST /proxies HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         head = await reader.readuntil(b"\r\n\r\n")
         assert b" 408 " in head.splitlines()[0]
         length = next(int(line.split()[1]) for line in head.splitlines() if line.lower().startswith(b"content-length"))

@@ -10,12 +10,12 @@ import pytest
 from netshape.proxy.bodies import read_new_proxy, read_new_toxic
 from netshape.proxy.connection import READ_BYTES, WRITE_BUFFER_BYTES
 from netshape.proxy.proxy import Proxy
-from netshape.proxy.room import Room
+from netshape.proxy.room import MOST_SHARE_BYTES, Room
 from netshape.proxy.store import ProxyStore
 
 ROOM_BYTES = 1 << 20
 DATA = bytes(range(256)) * 65_536  # 16 MiB
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ async def test_a_client_that_does_not_read_has_few_bytes_held(
 
 async def test_many_pipes_share_the_room() -> None:
     room = Room(16 << 20)
-    assert room.share_bytes == 16 << 20
+    assert room.share_bytes == 16 << 20 < MOST_SHARE_BYTES
     for _ in range(64):
         room.enter()
     assert room.share_bytes == (16 << 20) // 64
