@@ -201,6 +201,7 @@ class Connection:
         buffer: Where its sockets read to.
         upstream: Where to connect to.
         connect_timeout_s: How long that may take.
+        open_pipes: Makes the pipes upstream and downstream of a connection by its number.
         on_gone: Told when both sockets are gone.
         on_failure: Told when the upstream cannot be reached.
     """
