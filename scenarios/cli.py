@@ -103,9 +103,12 @@ def run(
         int | None,
         typer.Option(help="Real clock: processes for the nodes, beside the coordinator's; 0 is one for all."),
     ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Real clock: real-time priority to ask for, 1 to 99; needs root.")
+    ] = None,
 ) -> None:
     """Run a scenario in virtual time, or over real sockets in real time."""
-    real_time = _real_time(clock, {"dilation": dilation, "mode": mode, "workers": workers})
+    real_time = _real_time(clock, {"dilation": dilation, "mode": mode, "workers": workers, "priority": priority})
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
     _print_notes(loaded)
     _check_writable(json_to)

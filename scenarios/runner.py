@@ -9,7 +9,7 @@ from typing import Any
 
 from emulator.emulation import Emulation, Progress
 from emulator.realtime.distributed import DistributedEmulation, check_distributable
-from emulator.realtime.emulation import RealTime, RealTimeEmulation
+from emulator.realtime.emulation import RealTime, RealTimeEmulation, check_real_time
 from emulator.spec import EmulationSpec
 from netshape.timing import run as run_precisely
 from scenarios.loader import LoadedScenario
@@ -38,8 +38,10 @@ def run_scenario(
         ScenarioError: ``out`` cannot be used.
         SimulationError: The scenario cannot run.
     """
-    if real_time is not None and real_time.workers:
-        check_distributable(loaded.spec)
+    if real_time is not None:
+        check_real_time(loaded.spec, real_time)
+        if real_time.workers:
+            check_distributable(loaded.spec)
     with ExitStack() as stack:
         directory = None if out is None else stack.enter_context(RunDirectory(out, loaded))
         hooks: dict[str, Any] = {

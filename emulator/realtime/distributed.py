@@ -152,6 +152,7 @@ class DistributedEmulation(RealTimeEmulation):
             nodes=nodes,
             mode=settings.mode,
             dilation=settings.dilation,
+            priority=settings.priority,
             token=self.exchange.token,
             control=control,
         )
@@ -350,7 +351,5 @@ def check_distributable(spec: EmulationSpec) -> None:
             f"refill kv-room under scheduler policy {spec.scheduler.policy} looks at all KV caches, so they must be in "
             "one process; leave --workers out, or use max-flow or refill constant"
         )
-    if spec.churn is not None:
-        raise SimulationError("churn changes nodes and links of all processes at once; leave --workers out")
     if spec.warm_start is not None:
         raise SimulationError("a warm start fills all KV caches at once, from one process; leave --workers out")

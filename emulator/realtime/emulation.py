@@ -22,7 +22,7 @@ from emulator.realtime.frames import TOKEN_BYTES
 from emulator.realtime.meter import Counts, LoopLag, Meter, advice, figures, keeping_up
 from emulator.realtime.network import SocketCarrier, TimeMode
 from emulator.spec import EmulationSpec
-from netshape.timing import timer_kind
+from netshape.timing import realtime_scheduling, timer_kind
 from placement.cluster import COORDINATOR
 
 LEAD_S = 0.05
@@ -38,17 +38,39 @@ class RealTime:
         dilation: Emulated seconds per second of the wall: 0.5 runs at half speed, an emulated second takes two.
         mode: Whose time counts.
         workers: Processes for the nodes beside the coordinator's; 0 has everything in one.
+        priority: Real-time priority (SCHED_FIFO) to ask for, 1 to 99; 0 for none. With it other programs of the machine
+            make nothing late, and a machine that is too slow for the run has nothing left for them.
     """
 
     dilation: float = 1.0
     mode: TimeMode = TimeMode.LOGICAL
     workers: int = 0
+    priority: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.priority <= 99:
+            raise SimulationError(f"priority is {self.priority}; it must be from 1 to 99, or 0 for none")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise SimulationError(f"workers is {self.workers}; it must be from 0 to {MAX_WORKERS}")
         if not (math.isfinite(self.dilation) and 0.001 <= self.dilation <= 1_000):
             raise SimulationError(f"dilation is {self.dilation:g}; it must be from 0.001 to 1000, 0.5 being half speed")
+
+
+def check_real_time(spec: EmulationSpec, real_time: RealTime) -> None:
+    """Refuse what cannot be run as asked.
+
+    Raises:
+        SimulationError: The scenario and the settings do not go together.
+    """
+    if not (spec.churn is not None or spec.conditions.change):
+        return
+    what = "churn" if spec.churn is not None else "a link's schedule"
+    if real_time.mode is TimeMode.OBSERVED:
+        raise SimulationError(
+            f"{what} gives messages that are on their way other times, which observed time does not; use --mode logical"
+        )
+    if real_time.workers:
+        raise SimulationError(f"{what} changes nodes and links of all processes at once; leave --workers out")
 
 
 class AioEmulation(Emulation):
@@ -88,10 +110,12 @@ class RealTimeEmulation(AioEmulation):
 
     def __init__(self, spec: EmulationSpec, *, real_time: RealTime | None = None, **hooks: Any) -> None:
         self.real_time = real_time or RealTime()
+        check_real_time(spec, self.real_time)
         loop = asyncio.get_running_loop()
         self.meter = Meter()
         self.lag = LoopLag(loop)
         self.error: str | None = None
+        self.scheduling = ""
         self.sockets: Mapping[str, Any] = {}
         self.exchange = Exchange(loop, secrets.token_bytes(TOKEN_BYTES), lambda *_: None, self._lost)
         self._behind_s = self._achieved = 0.0
@@ -103,8 +127,6 @@ class RealTimeEmulation(AioEmulation):
         return LEAD_S
 
     def _connect(self) -> None:
-        if self.spec.churn is not None and self.real_time.mode is TimeMode.OBSERVED:
-            raise SimulationError("churn moves messages that are on their way, which observed time cannot; use logical")
         settings, layers = self.real_time, self.state.model_layers
         SocketCarrier(self.env, self.exchange, settings.mode, layers, self.meter).attach(self.state)
 
@@ -119,7 +141,8 @@ class RealTimeEmulation(AioEmulation):
         try:
             await self._open()
             try:
-                with _interrupted_by_ctrl_c(self.env), _no_collections():
+                with _interrupted_by_ctrl_c(self.env), _no_collections(), prioritised(self.real_time.priority) as told:
+                    self.scheduling = told
                     reached = await self._keep_time()
             except PeerLostError as error:
                 self.error = str(error)
@@ -225,6 +248,7 @@ class RealTimeEmulation(AioEmulation):
             "received_bytes": counts.received_bytes,
             "strangers_turned_away": counts.strangers,
             "malformed_connections": counts.malformed,
+            "scheduling": self.scheduling,
             "timer": timer_kind(asyncio.get_running_loop()),
             "sockets": self.sockets,
         }
@@ -239,6 +263,16 @@ class RealTimeEmulation(AioEmulation):
 
 class PeerLostError(SimulationError):
     """Somebody that the run cannot go on without is gone."""
+
+
+@contextlib.contextmanager
+def prioritised(priority: int) -> Iterator[str]:
+    """Ask for real-time scheduling within the block, unless ``priority`` is 0; says what came of it."""
+    if not priority:
+        yield "as other programs"
+        return
+    with realtime_scheduling(priority) as granted:
+        yield f"real time, priority {priority}" if granted.realtime else f"as other programs: {granted.reason}"
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from emulator.node import GpuNode
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.attempts import NodeAttempts
 from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel
+from emulator.realtime.emulation import prioritised
 from emulator.realtime.exchange import Address, Exchange, Pair, need_files
 from emulator.realtime.meter import Counts, LoopLag, Meter
 from emulator.realtime.network import SocketCarrier, TimeMode
@@ -40,6 +41,7 @@ class Assignment:
         nodes: Names of the nodes that it runs.
         mode: Whose time counts.
         dilation: Emulated seconds per second of the wall.
+        priority: Real-time priority to ask for; 0 for none.
         token: Known to the processes of this run alone.
         control: Where the coordinator's process listens for workers.
     """
@@ -49,6 +51,7 @@ class Assignment:
     nodes: tuple[str, ...]
     mode: TimeMode
     dilation: float
+    priority: int
     token: bytes
     control: Address
 
@@ -205,7 +208,7 @@ def main() -> None:
     """Entry point of the process."""
     assignment = pickle.load(sys.stdin.buffer)
     assert isinstance(assignment, Assignment)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with prioritised(assignment.priority), asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(work(assignment))
 
 

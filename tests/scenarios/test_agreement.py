@@ -115,14 +115,14 @@ def test_logical_time_gives_the_log_of_virtual_time(case: Case) -> None:
     ids=str,
 )
 def test_observed_time_agrees(case: Case) -> None:
-    check_agreement(case, RealTime(dilation=case.dilation, mode=TimeMode.OBSERVED))
+    check_agreement(case, RealTime(dilation=case.dilation, mode=TimeMode.OBSERVED, priority=10))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", list(TimeMode))
 @pytest.mark.parametrize("case", cases(long=True), ids=str)
 def test_the_whole_matrix(case: Case, mode: TimeMode) -> None:
-    check_agreement(case, RealTime(dilation=case.dilation, mode=mode))
+    check_agreement(case, RealTime(dilation=case.dilation, mode=mode, priority=10))
 
 
 @pytest.mark.long
@@ -130,4 +130,4 @@ def test_the_whole_matrix(case: Case, mode: TimeMode) -> None:
 def test_the_whole_matrix_with_nodes_in_two_processes(case: Case) -> None:
     if case.name == "helix-24-geo-70b":
         pytest.skip("its feeder looks at all KV caches: one process")
-    check_agreement(case, RealTime(dilation=case.dilation, workers=2))
+    check_agreement(case, RealTime(dilation=case.dilation, workers=2, priority=10))

@@ -11,6 +11,8 @@ import pytest
 from random_runs import random_spec
 from small_runs import constant, placed, toy_cluster, toy_spec
 
+from emulator.churn.spec import ChurnSpec, NodeEvent, NodeEventKind, NodeTarget
+from emulator.conditions import LinkBehaviour, NetworkConditions
 from emulator.emulation import Emulation
 from emulator.errors import SimulationError
 from emulator.realtime.emulation import AioEmulation, RealTime, RealTimeEmulation
@@ -18,6 +20,8 @@ from emulator.realtime.network import TimeMode
 from emulator.realtime.virtual_loop import VirtualTimeLoop
 from emulator.requests import Request
 from emulator.spec import EmulationSpec, LogLevel
+from netshape.conditions import LinkConditions
+from netshape.schedule import ConditionSchedule, ConditionStep
 
 POLICIES = ("max-flow", "swarm", "random", "shortest-queue", "round-robin")
 
@@ -170,3 +174,46 @@ async def test_a_run_behind_its_clock_says_so() -> None:
 def test_an_impossible_dilation_is_refused(dilation: float) -> None:
     with pytest.raises(SimulationError, match="dilation"):
         RealTime(dilation=dilation)
+
+
+CRASH = ChurnSpec(
+    events=(NodeEvent(at_s=0.8, kind=NodeEventKind.CRASH, target=NodeTarget(names=("n1",)), duration_s=0.5),)
+)
+SLOWER = NetworkConditions(
+    regions={
+        ("default", "default"): LinkBehaviour(
+            conditions=LinkConditions(bandwidth_bytes_per_s=1e7, latency_s=0.005),
+            schedule=ConditionSchedule(
+                steps=(
+                    ConditionStep(time_s=0.7, changes=(("bandwidth_bytes_per_s", 1e5), ("latency_s", 0.02))),
+                    ConditionStep(time_s=1.2, changes=(("up", False),)),
+                    ConditionStep(time_s=1.5, changes=(("up", True),)),
+                )
+            ),
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("changes", [{"churn": CRASH}, {"conditions": SLOWER}], ids=["churn", "schedule"])
+async def test_what_goes_wrong_in_virtual_time_goes_wrong_in_logical_time(changes: dict[str, Any]) -> None:
+    spec = chain_spec(duration_s=2.5, drain=True, **changes)
+    expected = Emulation(spec).run()
+    assert expected["event_log_sha256"] != Emulation(chain_spec(duration_s=2.5, drain=True)).run()["event_log_sha256"]
+    found = await in_real_time(spec, dilation=4.0)
+    assert found["event_log_sha256"] == expected["event_log_sha256"]
+    assert found["requests"] == expected["requests"]
+
+
+@pytest.mark.parametrize("changes", [{"churn": CRASH}, {"conditions": SLOWER}], ids=["churn", "schedule"])
+@pytest.mark.parametrize("settings", [{"mode": TimeMode.OBSERVED}, {"workers": 2}], ids=["observed", "workers"])
+async def test_changes_need_logical_time_and_one_process(changes: dict[str, Any], settings: dict[str, Any]) -> None:
+    with pytest.raises(SimulationError, match=r"--mode logical|leave --workers out"):
+        RealTimeEmulation(chain_spec(**changes), real_time=RealTime(**settings))
+
+
+async def test_priority_is_asked_for_and_reported() -> None:
+    before = os.sched_getscheduler(0)
+    found = await in_real_time(chain_spec(duration_s=0.5), priority=5)
+    assert os.sched_getscheduler(0) == before
+    assert found["real_time"]["scheduling"].startswith(("real time, priority 5", "as other programs: "))
