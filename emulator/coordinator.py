@@ -478,11 +478,6 @@ class Coordinator:
         """Something has changed; let in who now has a pipeline."""
         self._admit_waiting()
 
-    def refuse_waiting(self, reason: str) -> None:
-        """Nobody who waits can be served any more."""
-        while self._waiting:
-            self._refuse(self._waiting.popleft(), reason)
-
     def go_down(self) -> None:
         """The coordinator is away: nobody is let in, and what comes back waits at its door."""
         self._down = True

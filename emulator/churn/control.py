@@ -77,8 +77,8 @@ class ChurnControl:
             self.detector.watch(machine)
         if self.spec.initially_down:
             self.reroute()
-        self.report.begin()
         self.recovery.begin()
+        self.report.begin()
         self.happenings.begin()
 
     # -- time ----------------------------------------------------------------------------------
@@ -88,10 +88,11 @@ class ChurnControl:
         self._pending += 1
 
         def happen(_event: object) -> None:
-            self._pending -= 1
             work()
-            if not self.state.can_serve and not self.may_get_better():
-                self.state.coordinator.refuse_waiting("the nodes that are left do not hold the whole model")
+            self._pending -= 1
+            if not self.may_get_better():
+                # Whoever has no pipeline now will not get one.
+                self.state.coordinator.admit_waiting()
 
         self.env.call_at(self.env.now + delay_s, happen)
 
