@@ -54,6 +54,9 @@ class PipelineBook:
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], Pipeline] = {}
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def of(self, links: tuple[EmulatedLink, ...]) -> Pipeline:
         """The pipeline over ``links``, made on first use."""
         key = tuple(link.index for link in links)
