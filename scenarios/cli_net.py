@@ -83,9 +83,12 @@ def up(
             os.write(ready, f"{namespace.lab}\n".encode())
             os.close(ready)
         _keep_up(lab, file.schedules, stop)
-        figures = lab.figures()
+        figures, hosts = lab.figures(), lab.host_figures()
     if figures:
         _print_figures(console, figures)
+    missed = [f"{each.host} {each.missed_packets}" for each in hosts if each.missed_packets]
+    if missed:
+        console.print(f"warning: this machine did not keep up; packets dropped before their link: {', '.join(missed)}")
 
 
 @net_app.command(context_settings={"allow_interspersed_args": False})

@@ -23,9 +23,9 @@ from typing import Any
 from netshape.conditions import LinkConditions
 from netshape.kernel.errors import KernelError
 from netshape.kernel.namespaces import STATE_FOLDER, Namespace, remove_all, remove_stale
-from netshape.kernel.orders import CLOSE, DONE, ERROR, READY, SET, Order, Started
+from netshape.kernel.orders import CLOSE, DONE, ERROR, MEASURE, READY, SET, Order, Started
 from netshape.kernel.qdisc import netem_requests, tbf_requests
-from netshape.kernel.router import LinkFigures, PacketRouter, Route
+from netshape.kernel.router import HostFigures, PacketRouter, Route
 from netshape.kernel.topology import Link
 from netshape.kernel.wiring import Wiring, hosts_file
 from netshape.timing import Timerfd, realtime_scheduling
@@ -183,8 +183,10 @@ class Keeper:
         try:
             if request == SET:
                 self._set(*argument)
+            elif request == MEASURE:
+                answer = DONE, tuple(route.figures() for route in self._routes.values())
             else:
-                answer = DONE, self._figures()
+                answer = DONE, self._host_figures()
         except KernelError as error:
             answer = ERROR, str(error)
         with suppress(BrokenPipeError):
@@ -202,8 +204,18 @@ class Keeper:
             self._wiring.shape(link, requests)
         self._links[name] = link
 
-    def _figures(self) -> tuple[LinkFigures, ...]:
-        return tuple(route.figures() for route in self._routes.values())
+    def _host_figures(self) -> tuple[HostFigures, ...]:
+        router = self._router
+        if router is None:
+            return ()
+        return tuple(
+            HostFigures(
+                host=host,
+                unroutable_packets=router.unroutable[tun],
+                missed_packets=self._wiring.missed_packets(host),
+            )
+            for host, tun in self._wiring.tuns.items()
+        )
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from typing import Any
 from netshape.conditions import LinkConditions
 from netshape.kernel.errors import KernelError
 from netshape.kernel.namespaces import Namespace, remove_all, this_process
-from netshape.kernel.orders import DONE, MEASURE, READY, SET, Order
-from netshape.kernel.router import LinkFigures
+from netshape.kernel.orders import DONE, MEASURE, MEASURE_HOSTS, READY, SET, Order
+from netshape.kernel.router import HostFigures, LinkFigures
 from netshape.kernel.topology import Backend, Link, Topology
 
 START_S = 60.0
@@ -142,6 +142,8 @@ class KernelLab:
         remove_all(self.namespaces.values())
         self.namespaces = {}
         for program in self._programs:
+            # One that had not come as far as its namespace was not seen there.
+            program.kill()
             program.wait()
         self._programs.clear()
 
@@ -208,6 +210,11 @@ class KernelLab:
     def figures(self) -> tuple[LinkFigures, ...]:
         """What each link has carried so far, in the topology's order; backend tun only, empty for the others."""
         figures: tuple[LinkFigures, ...] = self._ask(MEASURE, None)
+        return figures
+
+    def host_figures(self) -> tuple[HostFigures, ...]:
+        """What each host has sent that no link carried, in the topology's order; backend tun only."""
+        figures: tuple[HostFigures, ...] = self._ask(MEASURE_HOSTS, None)
         return figures
 
     def check(self) -> None:

@@ -8,7 +8,7 @@ from netshape.kernel.namespaces import Namespace, Owner
 from netshape.kernel.topology import Backend, Topology
 
 READY, DONE, ERROR = "ready", "done", "error"
-SET, MEASURE, CLOSE = "set", "measure", "close"
+SET, MEASURE, MEASURE_HOSTS, CLOSE = "set", "measure", "measure hosts", "close"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,22 @@ class LinkFigures:
     lateness_s_p99: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFigures:
+    """What a host has sent that no link carried.
+
+    Attributes:
+        host: The host.
+        unroutable_packets: Packets to an address that no link leads to: multicast, for instance.
+        missed_packets: Packets that its device dropped because the router did not take them in time: the machine could
+            not keep up.
+    """
+
+    host: str
+    unroutable_packets: int
+    missed_packets: int
+
+
 class Route:
     """One direction of a link, from a sending host's device to the receiving one's.
 

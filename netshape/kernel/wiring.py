@@ -159,7 +159,7 @@ class Wiring:
             self._traffic_control[host.name] = traffic_control
             with told(f"host {host.name}", "loopback"):
                 netlink.link("set", index=netlink.link_lookup(ifname="lo")[0], state="up")
-            self._in(host.name, self._set_tcp)
+            self._in(host.name, self._set_ip)
 
     def wire_tuns(self) -> None:
         """A TUN device in each host, with routes to the targets of its links."""
@@ -184,6 +184,14 @@ class Wiring:
                 netlink.addr("add", index=card, address=host.address, prefixlen=32)
             for link in links:
                 self._route(host, link, card)
+
+    def missed_packets(self, host: str) -> int:
+        """Packets that a host's TUN device dropped, because nobody took them in time."""
+        netlink = self._sockets[host]
+        with told(f"host {host}", TUN_NAME):
+            card = netlink.get_links(netlink.link_lookup(ifname=TUN_NAME)[0])[0]
+        dropped: int = card.get_attr("IFLA_STATS64")["tx_dropped"]
+        return dropped
 
     def wire_pairs(self, requests: Callable[[Link], tuple[TcRequest, ...]]) -> None:
         """A pair of virtual Ethernet cards for each two linked hosts, with each direction's queueing disciplines."""
@@ -255,7 +263,7 @@ class Wiring:
                 metrics={"mtu": link.mtu_bytes},
             )
 
-    def _set_tcp(self) -> None:
+    def _set_ip(self) -> None:
         topology = self._topology
         if topology.congestion_control is not None:
             if topology.congestion_control not in self._allowed:
@@ -267,6 +275,9 @@ class Wiring:
         most = topology.buffer_bytes
         _write("ipv4/tcp_rmem", f"4096 131072 {most}")
         _write("ipv4/tcp_wmem", f"4096 16384 {most}")
+        # A link may have one direction only: packets come from where no route leads.
+        for cards in ("all", "default"):
+            _write(f"ipv4/conf/{cards}/rp_filter", "0")
         # What one connection learned of a path must not change the next one.
         _write("ipv4/tcp_no_metrics_save", "1")
 

@@ -244,6 +244,21 @@ def test_jumbo_packets_are_a_links_own() -> None:
             sent = {each.target: each.packets for each in lab.figures() if each.source == "a"}
 
 
+def test_a_link_may_have_one_direction_only() -> None:
+    hosts = full_mesh(["a", "b"], LinkConditions()).hosts
+    links = (Link(source="a", target="b", conditions=mbit(100)),)
+    with (
+        KernelLab(Topology(hosts=hosts, links=links)) as lab,
+        serving(lab, "b", "collect", PORT, 0.5) as collector,
+    ):
+        lab.run("a", traffic("blast", "b", PORT, 3, 100, 0), check=True)
+        assert collector.stdout is not None
+        assert [number for number, _ in json.loads(collector.stdout.readline())] == [0, 1, 2]
+        back = lab.run("b", traffic("blast", "a", PORT, 1, 100, 0), capture_output=True, text=True)
+        assert "unreachable" in back.stderr
+        assert [(each.host, each.missed_packets) for each in lab.host_figures()] == [("a", 0), ("b", 0)]
+
+
 def test_tbf_is_never_faster_than_its_rate_beyond_the_burst() -> None:
     rate = 50e6 / 8
     with KernelLab(full_mesh(["a", "b"], mbit(50)), backend="tbf") as lab:
