@@ -128,7 +128,7 @@ def test_ping_sees_the_latency() -> None:
 @pytest.mark.parametrize("rate", [20, 400])
 def test_a_stream_is_never_faster_than_its_link(rate: int) -> None:
     with KernelLab(full_mesh(["a", "b"], mbit(rate, 0.005))) as lab:
-        delivered, samples = tcp_rate(lab, "a", "b", 2.0, 0.5)
+        delivered, samples = tcp_rate(lab, "a", "b", 1.3, 0.4)
         figures = lab.figures()[0]
     ideal = rate * 1e6 / 8 * PAYLOAD_SHARE
     # From the first byte on: packets that come in bunches make up for a wait, so the whole is what counts.
@@ -148,7 +148,7 @@ def test_losses_and_doubles_are_those_of_the_link_model() -> None:
     expected = [number for number in range(count) for _ in model.plan_packet(float(number), size + 28)]
     with (
         KernelLab(one_way(conditions), seed=SEED) as lab,
-        serving(lab, "b", "collect", PORT, 1.0) as collector,
+        serving(lab, "b", "collect", PORT, 0.5) as collector,
     ):
         lab.run("a", traffic("blast", "b", PORT, count, size, 0.0003), check=True, timeout=60)
         assert collector.stdout is not None
@@ -161,14 +161,14 @@ def test_losses_and_doubles_are_those_of_the_link_model() -> None:
 
 def test_packets_overtake_where_they_may() -> None:
     conditions = LinkConditions(bandwidth_bytes_per_s=1e8, latency_s=0.02, reorder_probability=0.1)
-    with KernelLab(one_way(conditions)) as lab, serving(lab, "b", "collect", PORT, 1.0) as collector:
+    with KernelLab(one_way(conditions)) as lab, serving(lab, "b", "collect", PORT, 0.5) as collector:
         lab.run("a", traffic("blast", "b", PORT, 400, 100, 0.001), check=True, timeout=60)
         assert collector.stdout is not None
         got = [number for number, _ in json.loads(collector.stdout.readline())]
     assert sorted(got) == list(range(400))
     assert got != sorted(got)
     kept = LinkConditions(bandwidth_bytes_per_s=1e8, latency_s=0.02, jitter=Jitter(spread_s=0.01))
-    with KernelLab(one_way(kept)) as lab, serving(lab, "b", "collect", PORT, 1.0) as collector:
+    with KernelLab(one_way(kept)) as lab, serving(lab, "b", "collect", PORT, 0.5) as collector:
         lab.run("a", traffic("blast", "b", PORT, 400, 100, 0.001), check=True, timeout=60)
         assert collector.stdout is not None
         got = [number for number, _ in json.loads(collector.stdout.readline())]
@@ -262,10 +262,10 @@ def test_a_link_may_have_one_direction_only() -> None:
 def test_tbf_is_never_faster_than_its_rate_beyond_the_burst() -> None:
     rate = 50e6 / 8
     with KernelLab(full_mesh(["a", "b"], mbit(50)), backend="tbf") as lab:
-        delivered, samples = tcp_rate(lab, "a", "b", 2.0, 0.5)
+        delivered, samples = tcp_rate(lab, "a", "b", 1.3, 0.4)
         assert lab.figures() == ()
         lab.set("a", "b", mbit(5))
-        slower, _ = tcp_rate(lab, "a", "b", 1.5, 0.5)
+        slower, _ = tcp_rate(lab, "a", "b", 1.0, 0.4)
     start = samples[0][0]
     for when, total in samples[1:]:
         assert total <= (when - start) * rate + rate / 250 + 65_536
