@@ -135,16 +135,9 @@ class Proxy:
         if self.enabled:
             return
         family, where = await resolve_listener(self._listen_at)
-        listener = socket.socket(family, socket.SOCK_STREAM)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # [::] takes IPv4 too, as in Go.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            listener.bind(where)
-            listener.listen(BACKLOG)
+            listener = _listening_socket(family, where)
         except OSError as error:
-            listener.close()
             raise cannot_listen(str(self._listen_at), error) from error
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, sock=listener, backlog=BACKLOG)
@@ -302,6 +295,21 @@ class Proxy:
     def _count_failure(self, reason: str) -> None:
         self.upstream_failures += 1
         log.info("proxy %s cannot connect to %s: %s", self.name, self.upstream, reason)
+
+
+def _listening_socket(family: int, where: Any) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # [::] takes IPv4 too, as in Go.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 class _TurnAway(asyncio.Protocol):

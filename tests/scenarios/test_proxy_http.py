@@ -334,6 +334,25 @@ def test_every_toxic_works_and_goes(
         assert receive_all(client) == DATA
 
 
+@pytest.mark.parametrize(
+    ("kind", "attributes", "end"),
+    [("reset_peer", {}, ConnectionResetError), ("timeout", {"timeout": 50}, None), ("limit_data", {"bytes": 0}, None)],
+)
+def test_toxics_that_end_connections_take_hold_of_open_ones(
+    process: ProxyProcess, proxy: dict[str, Any], kind: str, attributes: dict[str, int], end: type[OSError] | None
+) -> None:
+    with connect(proxy["listen"]) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        assert process.call("POST", "/proxies/p/toxics", {"type": kind, "attributes": attributes})[0] == 200
+        client.sendall(b"y")
+        if end is None:
+            assert client.recv(1) == b""
+        else:
+            with pytest.raises(end):
+                client.recv(1)
+
+
 # Limits, in a server within this process.
 
 
