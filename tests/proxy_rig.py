@@ -22,7 +22,7 @@ from typing import Any
 TIMEOUT_S = 60.0
 """For what happens at once on an idle machine."""
 ROOT = Path(__file__).parent.parent
-READY = re.compile(r"Toxiproxy API at http://127\.0\.0\.1:(\d+), (\d+) proxies")
+READY = re.compile(r"Toxiproxy API at http://127\.0\.0\.1:(\d+), (\d+) prox(?:y|ies)")
 
 
 class ProxyProcess:
