@@ -61,7 +61,9 @@ async def _serve(file: ProxyFile, *, host: str, port: int, seed: int, limits: Li
         async with ProxyServer(store, host=host, port=port) as server:
             await _populate(store, file.entries)
             count = len(store.proxies)
-            print(f"Toxiproxy API at http://{server.address}, {count} {'proxy' if count == 1 else 'proxies'}", flush=True)
+            print(
+                f"Toxiproxy API at http://{server.address}, {count} {'proxy' if count == 1 else 'proxies'}", flush=True
+            )
             for each in store.proxies:
                 state = f"listens at {each.listen}" if each.enabled else "is disabled"
                 print(f"  {each.name} {state} for {each.upstream}", flush=True)

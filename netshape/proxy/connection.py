@@ -119,12 +119,12 @@ class Endpoint(asyncio.BufferedProtocol):
 
     # What the connection calls.
 
-    def write(self, data: bytes) -> None:
-        """Send to the peer."""
-        if self.transport is not None and not self.lost and not self.transport.is_closing():
-            self.transport.write(data)
-        elif self.outward is not None:
-            self.outward.dropped(len(data))
+    def write(self, data: bytes) -> bool:
+        """Send to the peer; whether it could be."""
+        if self.transport is None or self.lost or self.transport.is_closing():
+            return False
+        self.transport.write(data)
+        return True
 
     def hold(self, held: bool) -> None:
         """Read nothing for now, or go on reading."""

@@ -80,7 +80,7 @@ class Pipe:
         self._name = name
         self._seed = seed
         self._room = room
-        self._write: Callable[[bytes], None] | None = None
+        self._write: Callable[[bytes], bool] | None = None
         self._finish: Callable[[End], None] | None = None
         self._hold: Callable[[bool], None] | None = None
         self._blocked = False
@@ -92,12 +92,12 @@ class Pipe:
         self._chain_up()
 
     def connect(
-        self, write: Callable[[bytes], None], finish: Callable[[End], None], hold: Callable[[bool], None]
+        self, write: Callable[[bytes], bool], finish: Callable[[End], None], hold: Callable[[bool], None]
     ) -> None:
         """Open the pipe.
 
         Args:
-            write: Sends bytes to the peer at the far end.
+            write: Sends bytes to the peer at the far end; says whether it could.
             finish: Told how the stream ended, after the last bytes were sent.
             hold: Told whether the peer at the near end must send nothing for now.
         """
@@ -151,9 +151,8 @@ class Pipe:
 
     def send(self, data: bytes) -> None:
         """Bytes to the peer at the far end."""
-        if self._write is not None and self.ended is None and not self.closed:
+        if self._write is not None and self.ended is None and not self.closed and self._write(data):
             self.metrics.sent_bytes += len(data)
-            self._write(data)
         else:
             self.dropped(len(data))
 

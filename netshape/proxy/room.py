@@ -15,21 +15,24 @@ class Room:
 
     Args:
         max_bytes: For all pipes together.
+
+    Attributes:
+        pipes: Pipes that are open.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._pipes = 0
+        self.pipes = 0
 
     @property
     def share_bytes(self) -> int:
         """What a stage of one pipe may hold before its sender has to wait."""
-        return max(LEAST_SHARE_BYTES, min(MOST_SHARE_BYTES, self._max_bytes // max(1, self._pipes)))
+        return max(LEAST_SHARE_BYTES, min(MOST_SHARE_BYTES, self._max_bytes // max(1, self.pipes)))
 
     def enter(self) -> None:
         """A pipe opens."""
-        self._pipes += 1
+        self.pipes += 1
 
     def leave(self) -> None:
         """A pipe closes."""
-        self._pipes -= 1
+        self.pipes -= 1

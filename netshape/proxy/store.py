@@ -48,6 +48,11 @@ class ProxyStore:
         """All proxies by name."""
         return [self._proxies[name] for name in sorted(self._proxies)]
 
+    @property
+    def idle(self) -> bool:
+        """Whether no connection takes up any room."""
+        return self._shared.connections == 0 and self._shared.room.pipes == 0
+
     def get(self, name: str) -> Proxy:
         """The proxy of a name.
 

@@ -34,10 +34,14 @@ class Recorder:
         self.room = Room(1 << 20)
         self.pipe = Pipe(name=name, seed=seed, room=self.room, metrics=self.metrics, toxics=toxics, link=link)
         self.pipe.connect(
-            lambda data: self.out.append((self.loop.time(), data)),
+            self._write,
             lambda how: self.ends.append((self.loop.time(), how)),
             lambda held: self.held.append((self.loop.time(), held)),
         )
+
+    def _write(self, data: bytes) -> bool:
+        self.out.append((self.loop.time(), data))
+        return True
 
     @property
     def data(self) -> bytes:
