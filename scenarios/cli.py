@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emulator.errors import SimulationError
-from emulator.realtime.emulation import RealTime
+from emulator.realtime.emulation import RealTime, Transport
 from emulator.realtime.network import TimeMode
 from netshape.errors import NetworkError
 from placement.errors import PlanError
@@ -99,6 +99,9 @@ def run(
     mode: Annotated[
         TimeMode | None, typer.Option(help="Real clock: messages count from when they were planned, or observed.")
     ] = None,
+    transport: Annotated[
+        Transport | None, typer.Option(help="Real clock: loopback sockets, or a network namespace for each machine.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Real clock: processes for the nodes, beside the coordinator's; 0 is one for all."),
@@ -108,7 +111,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a scenario in virtual time, or over real sockets in real time."""
-    real_time = _real_time(clock, {"dilation": dilation, "mode": mode, "workers": workers, "priority": priority})
+    options = {"dilation": dilation, "mode": mode, "transport": transport, "workers": workers, "priority": priority}
+    real_time = _real_time(clock, options)
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
     _print_notes(loaded)
     _check_writable(json_to)

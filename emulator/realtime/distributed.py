@@ -18,9 +18,10 @@ from emulator.errors import SimulationError
 from emulator.realtime.attempts import CoordinatorAttempts
 from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel, ControlError
 from emulator.realtime.emulation import PeerLostError, RealTime, RealTimeEmulation
-from emulator.realtime.exchange import GREETING_LIMIT_S, HOST, Address, Pair, need_files
+from emulator.realtime.exchange import GREETING_LIMIT_S, Address, Pair, need_files
 from emulator.realtime.meter import Counts
 from emulator.realtime.network import SocketCarrier
+from emulator.realtime.places import HOST
 from emulator.realtime.worker import Assignment
 from emulator.requests import Attempt, Outcome
 from emulator.schedulers import policy_class

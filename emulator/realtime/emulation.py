@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from emulator.emulation import DRAIN_LIMIT_FACTOR, PROGRESS_SLICES, Emulation
@@ -21,6 +22,7 @@ from emulator.realtime.exchange import Exchange, Pair, need_files
 from emulator.realtime.frames import TOKEN_BYTES
 from emulator.realtime.meter import Counts, LoopLag, Meter, advice, figures, keeping_up
 from emulator.realtime.network import SocketCarrier, TimeMode
+from emulator.realtime.places import Namespaces, check_namespaces
 from emulator.spec import EmulationSpec
 from netshape.timing import realtime_scheduling, timer_kind
 from placement.cluster import COORDINATOR
@@ -28,6 +30,16 @@ from placement.cluster import COORDINATOR
 LEAD_S = 0.05
 """From the last preparation to emulated time 0."""
 MAX_WORKERS = 64
+WATCH_EVERY_S = 0.5
+
+
+class Transport(StrEnum):
+    """What joins the machines of a run in real time."""
+
+    LOOPBACK = "loopback"
+    """Loopback sockets; receivers hold what comes before its time."""
+    NAMESPACES = "namespaces"
+    """A network namespace each; packets take the time that the kernel's network takes for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +49,7 @@ class RealTime:
     Attributes:
         dilation: Emulated seconds per second of the wall: 0.5 runs at half speed, an emulated second takes two.
         mode: Whose time counts.
+        transport: What joins the machines.
         workers: Processes for the nodes beside the coordinator's; 0 has everything in one.
         priority: Real-time priority (SCHED_FIFO) to ask for, 1 to 99; 0 for none. With it other programs of the machine
             make nothing late, and a machine that is too slow for the run has nothing left for them.
@@ -44,6 +57,7 @@ class RealTime:
 
     dilation: float = 1.0
     mode: TimeMode = TimeMode.LOGICAL
+    transport: Transport = Transport.LOOPBACK
     workers: int = 0
     priority: int = 0
 
@@ -62,9 +76,15 @@ def check_real_time(spec: EmulationSpec, real_time: RealTime) -> None:
     Raises:
         SimulationError: The scenario and the settings do not go together.
     """
+    if real_time.transport is Transport.NAMESPACES:
+        check_namespaces(spec)
+        if real_time.workers:
+            raise SimulationError("--transport namespaces has all nodes in one process; leave --workers out")
     if not (spec.churn is not None or spec.conditions.change):
         return
     what = "churn" if spec.churn is not None else "a link's schedule"
+    if real_time.transport is Transport.NAMESPACES:
+        raise SimulationError(f"{what} changes links, which stay in the kernel's network; use --transport loopback")
     if real_time.mode is TimeMode.OBSERVED:
         raise SimulationError(
             f"{what} gives messages that are on their way other times, which observed time does not; use --mode logical"
@@ -115,6 +135,8 @@ class RealTimeEmulation(AioEmulation):
         self.meter = Meter()
         self.lag = LoopLag(loop)
         self.error: str | None = None
+        self._namespaces: Namespaces | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self.scheduling = ""
         self.sockets: Mapping[str, Any] = {}
         self.exchange = Exchange(loop, secrets.token_bytes(TOKEN_BYTES), lambda *_: None, self._lost)
@@ -127,8 +149,15 @@ class RealTimeEmulation(AioEmulation):
         return LEAD_S
 
     def _connect(self) -> None:
-        settings, layers = self.real_time, self.state.model_layers
-        SocketCarrier(self.env, self.exchange, settings.mode, layers, self.meter).attach(self.state)
+        settings = self.real_time
+        SocketCarrier(
+            self.env,
+            self.exchange,
+            settings.mode,
+            self.state.model_layers,
+            self.meter,
+            holds=settings.transport is Transport.LOOPBACK,
+        ).attach(self.state)
 
     async def run_on_loop(self) -> dict[str, Any]:
         """Run to the end and return the summary.
@@ -171,14 +200,29 @@ class RealTimeEmulation(AioEmulation):
         # Where links come and go, any two machines may be joined.
         most = len(pairs) if self.spec.churn is None else sum(1 for _ in self.spec.cluster.pairs())
         need_files(2 * most + len(machines))
+        if self.real_time.transport is Transport.NAMESPACES:
+            self._namespaces = self.exchange.places = Namespaces(self.spec, pairs, self.real_time.dilation)
+            await self._namespaces.open()
+            self._look_after(self._namespaces)
         for machine in machines:
             self.exchange.listen(machine)
         await self.exchange.connect(pairs, pairs)
         self.sockets = self.exchange.settings()
 
+    def _look_after(self, namespaces: Namespaces) -> None:
+        """A network that is gone delivers nothing and closes nothing, so somebody has to look."""
+        if failure := namespaces.failure():
+            self.env.fail(PeerLostError(failure))
+        else:
+            self._watching = asyncio.get_running_loop().call_later(WATCH_EVERY_S, self._look_after, namespaces)
+
     async def _close(self) -> None:
         self.lag.stop()
         self.exchange.close()
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._namespaces is not None:
+            await self._namespaces.close()
 
     def _begin(self, at_loop_s: float) -> None:
         """Emulated time 0 is at ``at_loop_s``, which is a little ahead."""
@@ -226,11 +270,13 @@ class RealTimeEmulation(AioEmulation):
         counts = Counts()
         for part in self._counts():
             counts.add(part)
-        share = self._share_of_latency(counts) if settings.mode is TimeMode.OBSERVED else None
+        loopback = settings.transport is Transport.LOOPBACK
+        share = self._share_of_latency(counts) if settings.mode is TimeMode.OBSERVED and loopback else None
         behind_s = self._behind_s if self.error is None else 0.0
-        kept_up, problem = keeping_up(counts, behind_s=behind_s, share_of_latency=share)
+        kept_up, problem = keeping_up(counts, behind_s=behind_s, share_of_latency=share, planned=loopback)
         return {
             "mode": str(settings.mode),
+            "transport": str(settings.transport),
             "dilation": settings.dilation,
             "dilation_achieved": self._achieved,
             "workers": settings.workers,

@@ -7,7 +7,6 @@ copied into and out of the kernel and nowhere else: all senders share one block 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import resource
@@ -29,19 +28,16 @@ from emulator.realtime.frames import (
     pack,
     read_greeting,
 )
+from emulator.realtime.places import Loopback, Places
 
 Pair = tuple[str, str]
 Address = tuple[str, int]
 
-HOST = "127.0.0.1"
 BACKLOG = 1024
 GREETING_LIMIT_S = 5.0
 """A connection that has not greeted by then is a stranger's."""
 MAX_STRANGERS = 64
 """Connections to one machine that may be about to greet; further ones are closed at once."""
-SOCKET_BUFFER_BYTES = 1 << 20
-CONGESTION_CONTROL = b"reno"
-"""Set explicitly: a pacing one, such as BBR, would delay bytes of its own accord."""
 _BURST_BYTES = MAX_PAYLOAD_BYTES
 _BURST_BUFFERS = 64
 _RESERVED_FILES = 64
@@ -60,7 +56,7 @@ class Outbound:
         self._unsent: deque[memoryview] = deque([memoryview(greeting(exchange.token, *pair))])
         self._unsent_bytes = 0
         self._waiting = True
-        self._socket = exchange.new_socket()
+        self._socket = exchange.places.new_socket(pair[0])
         state = self._socket.connect_ex(address)
         if state not in (0, errno.EINPROGRESS):
             self.close()
@@ -227,6 +223,7 @@ class Exchange:
         on_lost: Gets the two machines and a reason when a connection of the run ends before :meth:`close`.
 
     Attributes:
+        places: Where machines have their sockets; loopback unless set before the first one is made.
         addresses: Where every machine listens, those of other processes included once they are known.
         strangers: Connections that were turned away.
         malformed: Connections of the run that were closed for bytes that are no frame.
@@ -245,6 +242,7 @@ class Exchange:
         self.loop = loop
         self.token = token
         self.on_message = on_message
+        self.places: Places = Loopback()
         self._on_lost = on_lost
         self.buffer = memoryview(bytearray(MAX_PAYLOAD_BYTES))
         self.addresses: dict[str, Address] = {}
@@ -260,23 +258,11 @@ class Exchange:
 
     # -- opening -------------------------------------------------------------------------------
 
-    @staticmethod
-    def new_socket() -> socket.socket:
-        """A socket with this module's settings."""
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        made.setblocking(False)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-        with contextlib.suppress(OSError):  # Not every kernel has it; what is in use is reported.
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL)
-        return made
-
     def listen(self, machine: str) -> None:
         """Open the socket of ``machine``, on a port of the kernel's choice."""
-        listening = self.new_socket()
+        listening = self.places.new_socket(machine)
         self._listening[machine] = listening
-        listening.bind((HOST, 0))
+        listening.bind((self.places.host(machine), 0))
         listening.listen(BACKLOG)
         self.addresses[machine] = listening.getsockname()
         self.loop.add_reader(listening, self._accept, machine, listening)

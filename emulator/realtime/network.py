@@ -52,6 +52,7 @@ class SocketCarrier:
         meter: Counts.
         here: Names of the machines of this process; all when not given.
         attempts: Attempts by number; needed when there are others.
+        holds: Whether receivers hold messages until their planned time; not where the network itself takes its time.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class SocketCarrier:
         *,
         here: Iterable[str] | None = None,
         attempts: Attempts | None = None,
+        holds: bool = True,
     ) -> None:
+        self._holds = holds
         self._env = env
         self._exchange = exchange
         self._layers = layers
@@ -190,7 +193,8 @@ class SocketCarrier:
         """Keep a message until its planned time, in observed time."""
         # In the heap of all other events, and in order: a link's messages are planned one after the other.
         env = self._env
-        env.call_at(max(message.planned_s, env.now), self._let_through, (link, attempt, message))
+        at_s = message.planned_s if self._holds else env.clock_s()
+        env.call_at(max(at_s, env.now), self._let_through, (link, attempt, message))
 
     def _let_through(self, event: Event) -> None:
         assert isinstance(event.value, tuple)

@@ -63,8 +63,8 @@ def cases(*, long: bool) -> list[Case]:
     found = []
     for jitter in (False, True):
         found += [
-            Case("small-6-30b", jitter, 24 * factor, 1 if long else 4, BUSY_6),
-            Case("small-6-geo-30b", jitter, 24 * factor, 1 if long else 4, BUSY_6),
+            Case("small-6-30b", jitter, 24 * factor, 1 if long else 8, BUSY_6),
+            Case("small-6-geo-30b", jitter, 24 * factor, 1 if long else 8, BUSY_6),
             Case("helix-24-70b-online", jitter, 12 * factor, 1 if long else 3),
             Case("helix-24-geo-70b", jitter, 12 * factor, 1 if long else 3, SHORT_GEO),
         ]

@@ -87,6 +87,8 @@ def test_ctrl_c_ends_a_run_with_partial_results(tmp_path: Path) -> None:
         (["--clock", "real", "--dilation", "nan"], "dilation is nan"),
         (["--clock", "real", "--mode", "guessed"], "observed"),
         (["--workers", "2"], "--clock real"),
+        (["--transport", "namespaces"], "--clock real"),
+        (["--clock", "real", "--transport", "namespaces", "--workers", "2"], "--transport namespaces"),
         (["--clock", "real", "--priority", "100"], "priority is 100"),
         (["--clock", "real", "--workers", "1000"], "it must be from 0 to 64"),
         (["--clock", "real", "--workers", "2", "--set", "scheduler={policy: swarm}"], "leave --workers out"),

@@ -184,7 +184,7 @@ def test_a_worker_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path:
     spec = chain_spec(scheduler=SchedulerSpec(policy="gone_policy:Mine"))
     Emulation(spec).run()
     module.unlink()
-    with pytest.raises(SimulationError, match=r"worker 1 \(n0, n1\) ended with code 1: .*gone_policy"):
+    with pytest.raises(SimulationError, match=r"worker \d \(n\d, n\d\) ended with code 1: .*gone_policy"):
         run(spec)
 
 
