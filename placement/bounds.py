@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from placement.cluster import COORDINATOR
+from placement.effort import now_s
 from placement.plan import Problem
 from placement.planners.kinds import Kind, kinds_of
 from placement.planners.linear import Maximisation, Vector
@@ -81,7 +81,7 @@ def conf_lp_bound(problem: Problem, *, deadline_s: float = math.inf) -> float:
 
     Args:
         problem: What is to be placed.
-        deadline_s: ``time.perf_counter()`` at which the best bound so far is returned.
+        deadline_s: :func:`placement.effort.now_s` at which the best bound so far is returned.
     """
     return conf_lp_of(kinds_of(problem), problem.model.layers, clip_bound(problem), deadline_s=deadline_s)
 
@@ -122,7 +122,7 @@ class ConfigurationLp:
 
     def prices(self, deadline_s: float) -> tuple[float, Vector] | None:
         """Optimum over the patterns so far and the price of each kind; ``None`` where the solver gave up."""
-        answer = self._master.solve(time_limit_s=deadline_s - time.perf_counter())
+        answer = self._master.solve(time_limit_s=deadline_s - now_s())
         if not answer.has_solution or not math.isfinite(answer.bound):
             return None
         return answer.value, answer.duals.clip(min=0.0)
@@ -144,7 +144,7 @@ def conf_lp_of(
         kinds: Counted nodes.
         layers: L.
         upper: A known upper bound in tokens/s, at least the true maximum.
-        deadline_s: ``time.perf_counter()`` at which the best bound so far is returned.
+        deadline_s: :func:`placement.effort.now_s` at which the best bound so far is returned.
         rounds: Most pricing rounds.
     """
     if upper <= 0 or not kinds:
@@ -155,7 +155,7 @@ def conf_lp_of(
     step = upper / top
     _start(programme, upper)
     for _ in range(rounds):
-        solved = programme.prices(deadline_s) if time.perf_counter() < deadline_s else None
+        solved = programme.prices(deadline_s) if now_s() < deadline_s else None
         if solved is None or solved[0] >= layers * (1 - SAFETY):
             break
         cost = knapsack.price(list(solved[1]), level)
@@ -175,7 +175,7 @@ def _refined(
     kinds: Sequence[Kind], layers: int, low: float, high: float, deadline_s: float, *, shared: bool = False
 ) -> float:
     """Bisect with rates that are not rounded; every return value but the given ``high`` is refuted."""
-    while high - low > REFINED * high and time.perf_counter() < deadline_s:
+    while high - low > REFINED * high and now_s() < deadline_s:
         middle = (low + high) / 2
         if refutes(kinds, layers, middle, shared=shared, deadline_s=deadline_s):
             high = middle
@@ -208,7 +208,7 @@ def refutes(
         shared: Whether it is known that some layer has two nodes or more. Its pattern then costs at least q, the
             cheapest of two slots or more, and ``sum_t N_t m_t < L - 1 + q`` suffices under prices that make every
             pattern cost 1 or more.
-        deadline_s: ``time.perf_counter()`` at which to give up.
+        deadline_s: :func:`placement.effort.now_s` at which to give up.
         rounds: Most pricing rounds.
 
     Returns:
@@ -219,7 +219,7 @@ def refutes(
     programme = ConfigurationLp(kinds, layers)
     _start(programme, flow)
     for _ in range(rounds):
-        solved = programme.prices(deadline_s) if time.perf_counter() < deadline_s else None
+        solved = programme.prices(deadline_s) if now_s() < deadline_s else None
         if solved is None or (solved[0] >= layers * (1 - SAFETY) and not shared):
             return False
         found = exact_cheapest(programme.slots, list(solved[1]), flow)
@@ -255,7 +255,7 @@ def network_bound(problem: Problem, upper: float, *, deadline_s: float = math.in
     Args:
         problem: What is to be placed.
         upper: A known upper bound in tokens/s.
-        deadline_s: ``time.perf_counter()`` at which the best bound so far is returned.
+        deadline_s: :func:`placement.effort.now_s` at which the best bound so far is returned.
     """
     kinds, layers = kinds_of(problem, by_region=True), problem.model.layers
     regions = list(dict.fromkeys(kind.region for kind in kinds))
@@ -269,7 +269,7 @@ def network_bound(problem: Problem, upper: float, *, deadline_s: float = math.in
     bound = min(upper, math.fsum(alone) + crossing)
     # Just above the limit, where the argument begins to hold.
     low = max(fastest, *alone) * (1 + SAFETY)
-    if low >= bound or time.perf_counter() >= deadline_s:
+    if low >= bound or now_s() >= deadline_s:
         return bound
     everywhere = kinds_of(problem)
     if refutes(everywhere, layers, low, shared=True, deadline_s=deadline_s):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from placement.cluster import COORDINATOR, Cluster, Node
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.flow import MaxFlow, build_flow_graph, flow_upper_bound, max_flow, most_layers
 from placement.layers import Placement, check_placement
@@ -171,7 +171,7 @@ def finish_plan(
         problem: What was to be planned.
         ranges: The placement.
         planner: Name of the planner.
-        started_s: ``time.perf_counter()`` at the planner's start.
+        started_s: :func:`placement.effort.now_s` at the planner's start.
         status: What the planner promises.
         bound_tokens_per_s: Its own upper bound; the lesser of it and :func:`placement.flow.flow_upper_bound` counts.
         links: The only pairs that may be used.
@@ -206,7 +206,7 @@ def finish_plan(
         flow=flow,
         bound_tokens_per_s=bound if bound_tokens_per_s is None else min(bound, bound_tokens_per_s),
         depth=used_depth(ranges, flow),
-        seconds=time.perf_counter() - started_s,
+        seconds=now_s() - started_s,
         links=None if links is None else tuple(links),
         allow_over_profile=allow_over_profile,
         unused=unused,

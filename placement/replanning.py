@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from placement.bounds import clip_bound
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.flow import MaxFlow, build_flow_graph, max_flow
 from placement.layers import LayerRange, Placement
@@ -167,7 +167,7 @@ def replan(
     Raises:
         PlanError: The nodes that are left cannot hold or serve the model; it says what is missing and how much.
     """
-    started_s = time.perf_counter()
+    started_s = now_s()
     require_positive(NAME, "budget_s", budget_s)
     price = _prices(problem, move_cost)
     pins = dict(pinned or {})
@@ -226,7 +226,7 @@ class _Search:
         pinned: Node -> the only range that it may hold.
         price: Tokens/s for each layer that a node loads.
         budget_s: Seconds for the whole call.
-        started_s: ``time.perf_counter()`` at its start.
+        started_s: :func:`placement.effort.now_s` at its start.
     """
 
     def __init__(
@@ -282,10 +282,10 @@ class _Search:
             return
         progress.tighten(fresh.bound_tokens_per_s)
         ranges = fitting(self._problem, fresh.placement.ranges, {*self._members, *self._pinned}, self._pinned)
-        until_s = time.perf_counter() + ORDER_SHARE * progress.left_s
+        until_s = now_s() + ORDER_SHARE * progress.left_s
         for candidate in (
             ranges,
-            reorder(self._problem, ranges, before, self._pinned, lambda: time.perf_counter() > until_s),
+            reorder(self._problem, ranges, before, self._pinned, lambda: now_s() > until_s),
         ):
             progress.offer(keep_in_place(self._problem, candidate, before, self._pinned))
         if self._pinned:
@@ -314,5 +314,5 @@ class _Search:
         return (
             f"{NAME}: no placement with a chain of links through all {problem.model.layers} layers was found on the "
             f"nodes that are left of cluster {problem.cluster.name} ({describe(problem, problem.cluster.nodes)}){pins} "
-            f"within {time.perf_counter() - self.progress.started_s:.1f} s; add nodes or links, or allow more time"
+            f"within {now_s() - self.progress.started_s:.1f} s; add nodes or links, or allow more time"
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from placement.bounds import clip_bound, conf_lp_bound, network_bound
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.plan import Plan, Problem
 from placement.planners.blocks_columns import Block
@@ -72,7 +72,7 @@ class BlocksPlanner:
             PlanError: The nodes that are linked with the coordinator cannot hold the model, or no placement within
                 ``max_depth`` or the time limit was found.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         names = require_linked_room(problem, self.name)
         progress = Progress(problem, self.name, self.time_limit_s, started_s)
         progress.tighten(clip_bound(problem))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.plan import Plan, Problem
 from placement.planners.blocks import BlocksPlanner
@@ -25,10 +25,10 @@ def depth_front(problem: Problem, *, time_limit_s: float = 30.0) -> list[Plan]:
         PlanError: Not even a plan without a cap on the depth exists, or the time limit is not positive.
     """
     require_positive("depth front", "time_limit_s", time_limit_s)
-    deadline_s = time.perf_counter() + time_limit_s
+    deadline_s = now_s() + time_limit_s
     # The flow is capped by T(k), so half of the time finds nearly all of it and leaves the rest for the other depths.
     plans = [BlocksPlanner(time_limit_s=time_limit_s / 2).plan(problem)]
-    while plans[-1].depth > 1 and (left_s := deadline_s - time.perf_counter()) > 0:
+    while plans[-1].depth > 1 and (left_s := deadline_s - now_s()) > 0:
         try:
             shallower = BlocksPlanner(
                 time_limit_s=left_s,

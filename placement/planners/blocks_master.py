@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from placement.effort import now_s
 from placement.planners.blocks_columns import Block, BlockPricer
 from placement.planners.kinds import Kind
 from placement.planners.linear import Maximisation, Vector
@@ -61,7 +61,7 @@ class BlockPool:
 
         Args:
             flow: Target F in tokens/s.
-            deadline_s: ``time.perf_counter()`` at which to give up.
+            deadline_s: :func:`placement.effort.now_s` at which to give up.
             ends: Fewest lanes of the first and of the last block.
             max_depth: A tighter cap on the depth than the pool's.
             needed: Fewest layers.
@@ -73,7 +73,7 @@ class BlockPool:
         if self.most_layers(flow, deadline_s) < needed * (1 - 1e-9):
             return None
         usable = self._usable(flow)
-        left = min(time_limit_s, deadline_s - time.perf_counter())
+        left = min(time_limit_s, deadline_s - now_s())
         if left <= 0 or not usable:
             return None
         master = self._master(usable, max_depth, ends=ends)
@@ -134,12 +134,12 @@ class BlockPool:
         master = self._master(self._usable(pricer.flow), max_depth, ends=None)
         prices, reached = None, 0.0
         for _ in range(ROUNDS):
-            answer = master.solve(time_limit_s=deadline_s - time.perf_counter())
+            answer = master.solve(time_limit_s=deadline_s - now_s())
             if not answer.has_solution:
                 return None, 0.0
             prices, reached = answer.duals.clip(min=0.0), answer.value
             new = self._add(pricer.price(prices[:-1], float(prices[-1])))
-            if not new or time.perf_counter() >= deadline_s:
+            if not new or now_s() >= deadline_s:
                 break
             for block in new:
                 self._add_column(master, block, integer=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from placement.bounds import clip_bound, conf_lp_bound, network_bound
+from placement.effort import now_s
 from placement.layers import LayerRange
 from placement.plan import Plan, Problem
 from placement.planners.blocks import BlockSearch
@@ -58,7 +58,7 @@ class CoverPlanner:
             PlanError: The nodes that are linked with the coordinator cannot hold the model, or the placements found
                 within the time limit let nothing flow.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         names = require_linked_room(problem, self.name)
         progress = Progress(problem, self.name, self.time_limit_s, started_s)
         progress.tighten(clip_bound(problem))

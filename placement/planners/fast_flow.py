@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from placement.cluster import COORDINATOR, Node
 from placement.edge_flows import dinic
+from placement.effort import FLOW_S_PER_NODE, spend
 from placement.layers import LayerRange
 from placement.plan import Problem
 
@@ -90,6 +91,7 @@ class FastFlow:
         Args:
             ranges: Layer range of each node that holds layers, none past its most layers.
         """
+        spend(FLOW_S_PER_NODE * len(self._nodes))
         graph = _Arrays([_SOURCE, _IN], [_OUT, _SINK], list(self._cards), 4 + 2 * len(ranges))
         entry = {name: 4 + 2 * index for index, name in enumerate(ranges)}
         hubs: dict[tuple[str, int], int] = {}

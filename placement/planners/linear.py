@@ -12,6 +12,8 @@ import highspy
 import numpy as np
 import numpy.typing as npt
 
+from placement.effort import BRANCH_S, SIMPLEX_S, SOLVE_S, solver_limit_s, spend
+
 Vector = npt.NDArray[np.float64]
 
 _INFINITY: float = highspy.kHighsInf
@@ -133,12 +135,13 @@ class Maximisation:
         """Solve it; a keyboard interrupt ends the solve like the time limit.
 
         Args:
-            time_limit_s: Wall time for this solve.
+            time_limit_s: Most time for this solve, see :mod:`placement.effort`.
             node_limit: Branch-and-bound nodes, for limits that do not depend on the machine.
             target: A solution at least this good is good enough.
             relative_gap: Distance of bound and solution that counts as proof.
         """
-        options: list[tuple[str, Any]] = [("time_limit", self._highs.getRunTime() + max(time_limit_s, 0.0))]
+        limit_s = solver_limit_s(max(time_limit_s, 0.0))
+        options: list[tuple[str, Any]] = [("time_limit", self._highs.getRunTime() + limit_s)]
         if self._integer:
             options += [
                 ("mip_rel_gap", relative_gap),
@@ -152,6 +155,8 @@ class Maximisation:
             self._run_interruptibly()
         else:
             self._highs.run()
+        info = self._highs.getInfo()
+        spend(SOLVE_S + SIMPLEX_S * max(0, info.simplex_iteration_count) + BRANCH_S * max(0, info.mip_node_count))
         return self._answer()
 
     def _run_interruptibly(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.flow import flow_upper_bound
 from placement.layers import Placement
@@ -105,7 +105,7 @@ class MilpPlanner:
             PlanError: The cluster cannot hold or serve the model under the options, Gurobi is asked for and does not
                 work, or the search ended before it found a placement that serves tokens.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         search = self.prepare(problem)
         backend, why_not = self._backend(search.model.program)
         search.said += why_not
@@ -114,7 +114,7 @@ class MilpPlanner:
         watch = Watch(started_s=started_s, ceiling=ceiling, target=target)
         left_s = math.inf
         if self.time_limit_s is not None:
-            left_s = max(self.time_limit_s - (time.perf_counter() - started_s), 1e-3)
+            left_s = max(self.time_limit_s - (now_s() - started_s), 1e-3)
         limits = Limits(time_limit_s=left_s, gap=self.gap, threads=self.threads, seed=problem.seed)
         result = search.run(backend, limits, watch, self.progress)
         plan = search.finish(result, watch, self.gap, started_s)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from placement.effort import now_s
 from placement.plan import TracePoint
 from placement.planners.milp_program import Floats
 
@@ -71,7 +71,7 @@ class Watch:
     """Follows a solver from the thread that runs it, and tells it when to stop.
 
     Args:
-        started_s: ``time.perf_counter()`` at the planner's start; the trace counts from there.
+        started_s: :func:`placement.effort.now_s` at the planner's start; the trace counts from there.
         ceiling: Upper bound on the objective that is known beforehand.
         target: The solver stops when its incumbent reaches this.
     """
@@ -107,7 +107,7 @@ class Watch:
 
     def add_point(self) -> None:
         """Add what is known now to the trace; the last point tells when the search ended."""
-        point = TracePoint(time.perf_counter() - self._started_s, self._incumbent, self._bound)
+        point = TracePoint(now_s() - self._started_s, self._incumbent, self._bound)
         self.trace.append(point)
         self._points.put(point)
 

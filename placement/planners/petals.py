@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from placement.cluster import Node
+from placement.effort import now_s
 from placement.layers import LayerRange, Placement
 from placement.plan import Plan, Problem, finish_plan
 from placement.planners.split import require_room
@@ -53,7 +53,7 @@ class PetalsPlanner:
         Raises:
             PlanError: The cluster cannot hold the model, or no chain of links leads through all layers.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         require_room(problem, self.name)
         order = [node for node in problem.cluster.nodes if problem.most_layers(node) > 0]
         random.Random(f"{problem.seed}/planner/{self.name}").shuffle(order)

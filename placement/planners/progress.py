@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 
 from placement.cluster import COORDINATOR, Cluster
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.layers import LayerRange, Placement
 from placement.plan import Plan, PlanStatus, Problem, TracePoint, finish_plan
@@ -93,7 +93,7 @@ class Progress:
         problem: What is to be placed.
         planner: Name of the planner.
         time_limit_s: Seconds that it has.
-        started_s: ``time.perf_counter()`` at its start.
+        started_s: :func:`placement.effort.now_s` at its start.
         charge: Tokens/s to take off a placement's flow when placements are compared, at least 0; nothing when ``None``.
     """
 
@@ -121,7 +121,7 @@ class Progress:
     @property
     def left_s(self) -> float:
         """Seconds left; negative past the deadline."""
-        return self.deadline_s - time.perf_counter()
+        return self.deadline_s - now_s()
 
     @property
     def proven(self) -> bool:
@@ -168,7 +168,7 @@ class Progress:
             raise PlanError(
                 f"{self.planner}: no placement with a chain of links through all {problem.model.layers} layers was "
                 f"found on cluster {problem.cluster.name} ({describe(problem, problem.cluster.nodes)}) within "
-                f"{time.perf_counter() - self.started_s:.1f} s; add links between nodes or allow more time"
+                f"{now_s() - self.started_s:.1f} s; add links between nodes or allow more time"
             )
         in_file_order = {
             node.name: self.ranges[node.name] for node in problem.cluster.nodes if node.name in self.ranges
@@ -191,4 +191,4 @@ class Progress:
         return dataclasses.replace(plan, status=PlanStatus.OPTIMAL) if plan.gap <= PROVEN else plan
 
     def _record(self) -> None:
-        self.trace.append(TracePoint(time.perf_counter() - self.started_s, self.flow, self.bound))
+        self.trace.append(TracePoint(now_s() - self.started_s, self.flow, self.bound))

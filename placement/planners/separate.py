@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from placement.cluster import COORDINATOR, Node
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.layers import LayerRange, Placement
 from placement.plan import Plan, Problem, finish_plan
@@ -50,7 +50,7 @@ class SeparatePlanner:
         Raises:
             PlanError: No machine type can hold the model alone, or a link between consecutive nodes is missing.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         draft = _Draft()
         for kind in problem.cluster.machine_counts():
             self._add_type(problem, kind, draft)

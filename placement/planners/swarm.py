@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 from placement.cluster import Node
+from placement.effort import now_s
 from placement.errors import PlanError
 from placement.layers import LayerRange, Placement
 from placement.plan import Plan, Problem, finish_plan
@@ -37,7 +37,7 @@ class SwarmPlanner:
             PlanError: The cluster cannot hold the model, there are more stages than layers or than nodes that can
                 hold one, or no chain of links leads through all stages.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         require_room(problem, self.name)
         stages = self._stage_ranges(problem)
         longest = max(len(stage) for stage in stages)

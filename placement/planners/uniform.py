@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+from placement.effort import now_s
 from placement.layers import LayerRange, Placement
 from placement.plan import Plan, Problem, finish_plan
 from placement.planners.split import chain_ranges, even_shares, groups_that_hold, require_room
@@ -26,7 +26,7 @@ class UniformPlanner:
         Raises:
             PlanError: The cluster cannot hold the model, or no chain of links leads through all layers.
         """
-        started_s = time.perf_counter()
+        started_s = now_s()
         require_room(problem, self.name)
         nodes = problem.cluster.nodes
         maxima = [problem.most_layers(node) for node in nodes]

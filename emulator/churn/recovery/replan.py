@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from emulator.churn.machines import Machine, Role
 from emulator.churn.recovery.policy import RecoveryPolicy
+from placement.effort import counted
 from placement.errors import PlanError
 from placement.layers import Placement
 from placement.plan import problem_for
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class Replanned(RecoveryPolicy):
     """Routes over those who are left at once, and plans meanwhile; then layers move to where the plan wants them.
 
-    Planning takes ``budget_s`` of emulated time, however long it really takes. What changes meanwhile is planned for
-    again when it is over.
+    Planning takes ``budget_s`` of emulated time, and that much work (:mod:`placement.effort`), so that a run repeats on
+    any machine. What changes meanwhile is planned for again when it is over.
 
     Options:
         budget_s: Seconds for planning.
@@ -74,12 +75,13 @@ class Replanned(RecoveryPolicy):
         current = Placement({name: held for name, held in present.items() if held is not None})
         try:
             problem = problem_for(spec.cluster.without(out), spec.model, spec.profiles, spec.seed)
-            found = replan(
-                problem,
-                current,
-                budget_s=self._budget_s,
-                move_cost=cost_over_horizon(problem, current, self._horizon_s),
-            )
+            with counted():
+                found = replan(
+                    problem,
+                    current,
+                    budget_s=self._budget_s,
+                    move_cost=cost_over_horizon(problem, current, self._horizon_s),
+                )
         except PlanError as error:
             control.log("no_plan", reason=str(error).splitlines()[0])
             return
