@@ -15,13 +15,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from netshape.kernel.errors import KernelError
-from netshape.kernel.syscalls import CLONE_NEWNET, unshare
+from netshape.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, OWN_NAMESPACE, bind, keep_mounts, unmount, unshare
 from netshape.kernel.tun import open_tun
 from netshape.timing import Timerfd, realtime_scheduling
 
@@ -171,7 +172,7 @@ def _try_all() -> dict[str, Tried]:
     found["congestion controls"] = _congestion_controls()
     found["timerfd"] = _timers()
     found["SCHED_FIFO"] = _real_time()
-    found["netns"] = _attempt(lambda: unshare(CLONE_NEWNET))
+    found["netns"] = _attempt(_namespace)
     inside = found["netns"][0]
     missing: Tried = (None, "not tried: no namespace to try it in")
     found["tun"] = _tun() if inside else missing
@@ -196,6 +197,16 @@ def _reason(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return "not permitted; run as root"
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _namespace() -> None:
+    """Move into a namespace, and see whether it could be given a name, which containers may forbid."""
+    unshare(CLONE_NEWNET)
+    unshare(CLONE_NEWNS)
+    keep_mounts()
+    with tempfile.NamedTemporaryFile() as file:
+        bind(OWN_NAMESPACE, Path(file.name))
+        unmount(Path(file.name))
 
 
 def _tun() -> Tried:

@@ -29,6 +29,7 @@ RUN_S = 0.0005
 _LATENESS_KEPT = 8192
 
 _IP = HEADER.size
+_MIN_IP_BYTES = 20
 _TARGET = slice(_IP + 16, _IP + 20)
 
 
@@ -194,7 +195,9 @@ class PacketRouter:
                 packet = os.read(device, READ_BYTES)
             except BlockingIOError:
                 return
-            route = routes.get(packet[_TARGET]) if packet[_IP] >> 4 == 4 else None
+            # A program with a packet socket may send anything, also what is no packet.
+            whole = len(packet) >= _IP + _MIN_IP_BYTES
+            route = routes.get(packet[_TARGET]) if whole and packet[_IP] >> 4 == 4 else None
             if route is None:
                 self.unroutable[device] += 1
             else:

@@ -13,6 +13,7 @@ from netshape.kernel.tun import GSO_ECN, GSO_NONE, GSO_TCP4, HEADER, NEEDS_CHECK
 
 _FIN_PSH = 0x09
 _CWR = 0x80
+_MIN_IP_BYTES = _MIN_TCP_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,13 @@ def large_packet(packet: bytes) -> LargePacket | None:
     flags, kind, _, segment_bytes, start, offset = HEADER.unpack_from(packet)
     if kind & ~GSO_ECN != GSO_TCP4 or segment_bytes == 0 or not flags & NEEDS_CHECKSUM or offset != 16:
         return None
-    data_offset = (packet[HEADER.size + start + 12] >> 4) * 4
-    header_bytes = start + data_offset
+    # Packets of the kernel's TCP are well-formed; a packet socket may send others, which are passed on as they are.
+    if len(packet) < HEADER.size + start + _MIN_TCP_BYTES or start != (packet[HEADER.size] & 0x0F) * 4:
+        return None
+    tcp_bytes = (packet[HEADER.size + start + 12] >> 4) * 4
+    if start < _MIN_IP_BYTES or tcp_bytes < _MIN_TCP_BYTES:
+        return None
+    header_bytes = start + tcp_bytes
     data_bytes = len(packet) - HEADER.size - header_bytes
     if data_bytes <= segment_bytes:
         return None

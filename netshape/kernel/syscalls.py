@@ -11,6 +11,7 @@ from pathlib import Path
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 MNT_DETACH = 2
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 OWN_NAMESPACE = Path("/proc/self/ns/net")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -37,6 +38,24 @@ def set_network_namespace(descriptor: int) -> None:
         OSError: Not permitted, or no network namespace.
     """
     _checked(_libc.setns(descriptor, CLONE_NEWNET), "setns")
+
+
+def bind(source: Path, target: Path) -> None:
+    """Mount a file on a file.
+
+    Raises:
+        OSError: Not permitted.
+    """
+    _checked(_libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None), f"mount {target}")
+
+
+def keep_mounts() -> None:
+    """Let no mount of this process's namespace be seen outside.
+
+    Raises:
+        OSError: Not permitted.
+    """
+    _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount /")
 
 
 def unmount(path: Path) -> None:

@@ -95,10 +95,18 @@ def test_packets_arrive_whole_in_order_and_never_early(wires: list[Wire]) -> Non
 
 def test_what_no_link_is_meant_for_is_counted_and_dropped(wires: list[Wire]) -> None:
     wires.append(wire := Wire(LinkConditions()))
-    for each in (packet(1, target=bytes([224, 0, 0, 251])), packet(2, version=6), packet(3), packet(4, target=A)):
+    strange = (
+        packet(1, target=bytes([224, 0, 0, 251])),
+        packet(2, version=6),
+        packet(4, target=A),
+        b"",
+        b"x",
+        bytes(29),
+    )
+    for each in (*strange, packet(3)):
         wire.sender.send(each)
     assert [each for _, each in wire.pass_on()] == [packet(3)]
-    assert wire.router.unroutable[wire.device] == 3
+    assert wire.router.unroutable[wire.device] == len(strange)
 
 
 def test_a_device_has_its_turn_and_then_others(wires: list[Wire]) -> None:

@@ -123,3 +123,28 @@ def test_marked_packets_are_cut_too() -> None:
     large = large_packet(offloaded(bytes(500), 100, kind=GSO_TCP4 | GSO_ECN, **fields))
     assert large is not None
     assert large.count == 5
+
+
+@given(
+    st.tuples(
+        st.integers(0, 255), st.sampled_from([GSO_TCP4, GSO_TCP4 | GSO_ECN, 5]), *[st.integers(0, 2**16 - 1)] * 4
+    ),
+    st.sampled_from([(20, 16), (24, 16), (60, 16), (0, 0)]),
+    st.binary(max_size=300),
+    st.booleans(),
+)
+def test_nothing_that_a_packet_socket_may_send_is_cut_wrongly(
+    fields: tuple[int, ...], place: tuple[int, int], body: bytes, sensible: bool
+) -> None:
+    header = HEADER.pack(*fields)
+    if sensible:
+        header = HEADER.pack(NEEDS_CHECKSUM, GSO_TCP4, 40, fields[3] % 50 + 1, *place)
+        body = bytes([0x40 | place[0] // 4]) + body
+    packet = header + body
+    large = large_packet(packet)
+    if large is None:
+        return
+    runs = [large.run(index, index + 1) for index in range(large.count)]
+    # All data, once.
+    assert b"".join(run[HEADER.size + large.header_bytes :] for run in runs) == body[large.header_bytes :]
+    assert large.run(0, large.count) == packet
