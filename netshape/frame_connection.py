@@ -40,7 +40,7 @@ from netshape.sockets import socket_report
 from netshape.timing import DeadlineHeap
 
 FLUSH_BYTES = 1 << 16
-"""Frames sent within one turn of the loop go to the socket together, in writes of about this size."""
+"""The first frame of a turn of the loop goes to the socket at once, the others together in writes of this size."""
 WRITE_HIGH_BYTES = 1 << 20
 LINGER_S = 10.0
 """How long a closed connection waits for its peer to go on reading, and then to close, too."""
@@ -115,7 +115,7 @@ class FrameConnection(asyncio.BufferedProtocol):
         self._held = HeldFrames(self._reader, self.metrics, self._deliver, receiving_card)
         self._out: list[Any] = []
         self._out_bytes = 0
-        self._flushing = False
+        self._in_turn = False
         self._greeted = self._ended = self._end_sent = False
         self._end_delivered = self._closing = self._lost = self._told = False
         self._reading = True
@@ -211,7 +211,7 @@ class FrameConnection(asyncio.BufferedProtocol):
     ) -> None:
         """Send a message that the peer is to deliver at ``planned_s``; later calls must not plan earlier times.
 
-        It goes out with whatever else is sent in this turn of the loop.
+        The first of a turn of the loop goes out at once, the others together.
 
         Args:
             payload: Bytes; may be changed again after the call unless it is ``bytes``.
@@ -232,6 +232,8 @@ class FrameConnection(asyncio.BufferedProtocol):
         """Whether a message can be sent; errors as for :meth:`send_planned`."""
         if self.closed:
             raise self._error or ConnectionFailedError("the connection is closed: nothing can be sent")
+        if type(payload) is memoryview and payload.nbytes != len(payload):
+            raise MalformedFrameError("a payload of something else than bytes: cast the view to format B")
         limits = self._limits
         if len(header) > limits.max_header_bytes or len(payload) > limits.max_payload_bytes:
             raise MalformedFrameError(
@@ -259,15 +261,15 @@ class FrameConnection(asyncio.BufferedProtocol):
         out.append(payload)
         self._out_bytes += length + HEADER.size
         self.sent += 1
-        if self._out_bytes >= FLUSH_BYTES or type(payload) is not bytes:
+        if not self._in_turn:
+            self._in_turn = True
+            self._loop.call_soon(self._end_turn)
             self.flush()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self.flush)
+        elif self._out_bytes >= FLUSH_BYTES or type(payload) is not bytes:
+            self.flush()
 
     def flush(self) -> None:
-        """Give the socket what was sent in this turn."""
-        self._flushing = False
+        """Give the socket what was sent."""
         out = self._out
         if not out or self._lost:
             return
@@ -280,6 +282,10 @@ class FrameConnection(asyncio.BufferedProtocol):
             self._transport.write(b"".join(out))
         out.clear()
         self._out_bytes = 0
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+        self.flush()
 
     def send_control(self, frame: bytes) -> None:
         """Send a frame that is no message, behind all that was sent."""

@@ -178,7 +178,7 @@ PATHS: dict[str, Callable[[int, bytes, int], Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("links", "size", "count"), [(1, 1 << 10, 20_000), (1, 1 << 14, 10_000), (1, 1 << 18, 1000), (600, 1 << 14, 30)]
+    ("links", "size", "count"), [(1, 1 << 10, 20_000), (1, 1 << 14, 10_000), (1, 1 << 18, 1000), (600, 1 << 14, 100)]
 )
 def test_shaped_against_unshaped(links: int, size: int, count: int) -> None:
     payload = bytes(size)

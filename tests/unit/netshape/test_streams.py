@@ -395,6 +395,8 @@ def test_what_cannot_be_sent_is_told_and_costs_nothing() -> None:
                 await stream.send(bytes(1001))
             with pytest.raises(MalformedFrameError, match="11 \\+ 1 bytes"):
                 await stream.send(b"x", bytes(11))
+            with pytest.raises(MalformedFrameError, match="cast the view to format B"):
+                await stream.send(memoryview(bytes(80)).cast("d"))
             with pytest.raises(MalformedFrameError, match="a greeting of 11 bytes"):
                 await open_stream(server.address, greeting=bytes(11), limits=limits)
             assert link.clock.free_s == free
