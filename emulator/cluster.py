@@ -180,6 +180,7 @@ class ClusterState:
                 assert link is not None
                 wire.clock = self._clock(source, target, link)
                 self.network.refresh(wire)
+        self.network.machine_stopped(name)
 
     def lose(self, attempt: Attempt) -> None:
         """``attempt`` has gone down with what carried it."""

@@ -137,10 +137,12 @@ class Dispatch(Event):
     Attributes:
         times: Arrival time of each, rising, shape ``(n,)``.
         number: Number of the first by the wire's clock, where that counts them.
+        serial: Number of the first by whoever carries their bytes, in real time.
     """
 
     times: list[float]
     number = 0
+    serial = 0
 
 
 class Transfer(Dispatch):
@@ -189,6 +191,7 @@ class Transfer(Dispatch):
         assert isinstance(env, VirtualEnvironment)
         tail = Transfer(env, self.link, items, times, prefills, tokens)
         tail.number = self.number + count
+        tail.serial = self.serial + count
         env.push(tail, times[0])
         return tail
 

@@ -159,6 +159,7 @@ class Happenings:
             self._control.lost(machine, "has restarted")
         machine.up = True
         machine.life += 1
+        self._network.machine_started(machine.name)
         machine.incident = incident
         machine.slowdown = machine.memory_share = 1.0
         self._control.known_slowdown.pop(machine.name, None)

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from simpy.events import Event
 
@@ -33,6 +33,22 @@ class Effect:
     down: bool = False
 
 
+class Observer(Protocol):
+    """Whoever carries real bytes beside the plan."""
+
+    def machine_stopped(self, name: str) -> None:
+        """A machine has stopped at once."""
+
+    def machine_started(self, name: str) -> None:
+        """A machine runs again."""
+
+    def wire_changed(self, pair: Pair, up: bool) -> None:
+        """Nothing passes from one to the other any more, or something does again."""
+
+    def moved(self, transfer: Transfer) -> None:
+        """A transfer that is on its way has other times now."""
+
+
 class Parcel(Dispatch):
     """A message of the cluster's own (heartbeat, weights, KV copies) on a wire that requests use too."""
 
@@ -50,6 +66,9 @@ class ChurningNetwork(VirtualNetwork):
 
     A transfer is handed over in pieces of at most :data:`~emulator.links.CARD_BLOCK_S`: what has not arrived when
     something happens to its wire is still in the wire's ``in_flight``.
+
+    Attributes:
+        observer: Is told what happens to machines and wires, when set.
     """
 
     def __init__(self, state: ClusterState, watch: Callable[[Transfer], None] | None) -> None:
@@ -57,6 +76,7 @@ class ChurningNetwork(VirtualNetwork):
         self._state = state
         self._effects: dict[Pair, dict[int, Effect]] = {}
         self._scheduled: dict[Pair, LinkConditions] = {}
+        self.observer: Observer | None = None
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -145,6 +165,8 @@ class ChurningNetwork(VirtualNetwork):
         )
         if conditions != before:
             self._replan(wire, clock.set(conditions, self._env.now))
+            if conditions.up != before.up and self.observer is not None:
+                self.observer.wire_changed(pair, conditions.up)
         if latency != before.latency_s:
             # What is lost on the way back is sent again after a round trip, which has changed.
             back = self._state.wire(wire.target, wire.source)
@@ -198,8 +220,20 @@ class ChurningNetwork(VirtualNetwork):
         else:
             assert isinstance(dispatch, Transfer)
             twin = Transfer(self._state.env, dispatch.link, dispatch.items, times, dispatch.prefills, dispatch.tokens)
-        twin.number = dispatch.number
+        twin.number, twin.serial = dispatch.number, dispatch.serial
+        if self.observer is not None and isinstance(twin, Transfer):
+            self.observer.moved(twin)
         return twin
+
+    def machine_stopped(self, name: str) -> None:
+        """Machine ``name`` has stopped, and what is on its way to it comes to nobody."""
+        if self.observer is not None:
+            self.observer.machine_stopped(name)
+
+    def machine_started(self, name: str) -> None:
+        """Machine ``name`` runs again."""
+        if self.observer is not None:
+            self.observer.machine_started(name)
 
     def sender_stopped(self, wire: Wire) -> None:
         """Lose what the sender of ``wire`` had not sent; what has left it still arrives."""

@@ -11,6 +11,7 @@ import errno
 import os
 import resource
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -45,6 +46,12 @@ _RESERVED_FILES = 64
 _ZEROS = memoryview(bytes(MAX_PAYLOAD_BYTES))
 
 
+def reset_on_close(connection: socket.socket) -> None:
+    """Have the kernel drop what is in ``connection``, and reset it, when it is closed."""
+    if connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class Outbound:
     """The sending end of a connection; messages wait here while the kernel takes no more."""
 
@@ -56,6 +63,7 @@ class Outbound:
         self._unsent: deque[memoryview] = deque([memoryview(greeting(exchange.token, *pair))])
         self._unsent_bytes = 0
         self._waiting = True
+        self._paused = False
         self._socket = exchange.places.new_socket(pair[0])
         state = self._socket.connect_ex(address)
         if state not in (0, errno.EINPROGRESS):
@@ -124,6 +132,23 @@ class Outbound:
         self.close()
         self._exchange.lost(self.pair, f"{error.strerror or error}")
 
+    def pause(self) -> None:
+        """Hand the kernel nothing until :meth:`go_on`; what is sent meanwhile waits here."""
+        if not self._paused and self._waiting:
+            self._loop.remove_writer(self._socket)
+        self._paused = self._waiting = True
+
+    def go_on(self) -> None:
+        """Go on with what waits."""
+        if self._paused:
+            self._paused = False
+            self._loop.add_writer(self._socket, self._writable)
+
+    def abort(self) -> None:
+        """Close the connection as a crash does: the other end gets a reset."""
+        reset_on_close(self._socket)
+        self.close()
+
     def close(self) -> None:
         """Close the connection; what was not sent is gone."""
         if self._socket.fileno() >= 0:
@@ -144,6 +169,7 @@ class Inbound:
         self._head = bytearray()
         self._parser = FrameParser()
         self.pair: Pair | None = None
+        self.received_bytes = 0
         self._deadline: asyncio.TimerHandle | None = self._loop.call_later(GREETING_LIMIT_S, self._stranger)
         self._loop.add_reader(accepted, self._greet)
 
@@ -167,7 +193,8 @@ class Inbound:
         self._head.clear()
         self._settle()
         self._loop.remove_reader(self._socket)
-        self._loop.add_reader(self._socket, self._readable)
+        if not self._exchange.holds(pair):
+            self._loop.add_reader(self._socket, self._readable)
 
     def _stranger(self) -> None:
         """Whoever this is, it is nobody of this run."""
@@ -193,6 +220,7 @@ class Inbound:
             self._lost("closed in the middle of a frame" if self._parser.within_frame else "closed")
             return
         exchange.received_bytes += size
+        self.received_bytes += size
         try:
             for message in self._parser.feed(exchange.buffer[:size]):
                 exchange.on_message(self.pair, message)
@@ -204,6 +232,19 @@ class Inbound:
         self.close()
         assert self.pair is not None
         self._exchange.lost(self.pair, reason)
+
+    def pause(self) -> None:
+        """Take nothing from the kernel until :meth:`go_on`."""
+        self._loop.remove_reader(self._socket)
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._loop.add_reader(self._socket, self._readable)
+
+    def abort(self) -> None:
+        """Close the connection as a crash does: the other end gets a reset."""
+        reset_on_close(self._socket)
+        self.close()
 
     def close(self) -> None:
         """Close the connection."""
@@ -253,6 +294,8 @@ class Exchange:
         self._expected: dict[Pair, None] = {}
         self._complete: asyncio.Future[None] | None = None
         self._closed = False
+        self._down: dict[str, None] = {}
+        self._held: dict[Pair, None] = {}
         self.strangers = self.malformed = 0
         self.sent_bytes = self.received_bytes = 0
 
@@ -337,7 +380,58 @@ class Exchange:
             if pair[1] not in self.addresses:
                 self.listen(pair[1])  # A machine that has joined.
             outbound = self._outbound[pair] = Outbound(self, pair, self.addresses[pair[1]])
+            if pair in self._held:
+                outbound.pause()
         return outbound
+
+    # -- churn ---------------------------------------------------------------------------------
+
+    def open_ways(self) -> list[Pair]:
+        """Pairs with a connection whose receiving end is open."""
+        return list(self._inbound)
+
+    def received_by_way(self) -> dict[Pair, int]:
+        """Pair -> bytes received on its present connection."""
+        return {pair: inbound.received_bytes for pair, inbound in self._inbound.items()}
+
+    def reaches(self, pair: Pair) -> bool:
+        """Whether both machines are up; between others nothing can be sent."""
+        return pair[0] not in self._down and pair[1] not in self._down
+
+    def take_down(self, machine: str) -> None:
+        """Close every socket of ``machine`` as a crash does; what is in them is lost."""
+        self._down[machine] = None
+        listening = self._listening.pop(machine, None)
+        if listening is not None:
+            self.loop.remove_reader(listening)
+            listening.close()
+        self.addresses.pop(machine, None)
+        ends: tuple[dict[Pair, Outbound] | dict[Pair, Inbound], ...] = (self._outbound, self._inbound)
+        for connections in ends:
+            for pair in [pair for pair in connections if machine in pair]:
+                connections.pop(pair).abort()
+
+    def bring_up(self, machine: str) -> None:
+        """Let ``machine`` listen again; connections are made when something is to be sent."""
+        self._down.pop(machine, None)
+
+    def hold(self, pair: Pair) -> None:
+        """Let nothing pass from ``pair[0]`` to ``pair[1]`` until :meth:`let_go`: neither end touches its socket."""
+        self._held[pair] = None
+        for end in (self._outbound.get(pair), self._inbound.get(pair)):
+            if end is not None:
+                end.pause()
+
+    def holds(self, pair: Pair) -> bool:
+        """Whether nothing may pass from ``pair[0]`` to ``pair[1]``."""
+        return pair in self._held
+
+    def let_go(self, pair: Pair) -> None:
+        """Let bytes pass again."""
+        self._held.pop(pair, None)
+        for end in (self._outbound.get(pair), self._inbound.get(pair)):
+            if end is not None:
+                end.go_on()
 
     def lost(self, pair: Pair, reason: str) -> None:
         """A connection of the run has ended."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from heapq import heappop, heappush
+
+Pair = tuple[str, str]
 
 
 class ArrivalGate:
@@ -14,12 +17,22 @@ class ArrivalGate:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
-        self._awaited: dict[int, None] = {}
+        self._awaited: dict[int, tuple[float, Pair]] = {}
 
-    def expect(self, serial: int, planned_s: float) -> None:
-        """Message ``serial`` is due at ``planned_s``."""
-        self._awaited[serial] = None
+    def expect(self, serial: int, planned_s: float, pair: Pair) -> None:
+        """Message ``serial`` from ``pair[0]`` to ``pair[1]`` is due at ``planned_s``."""
+        self._awaited[serial] = planned_s, pair
         heappush(self._heap, (planned_s, serial))
+
+    def moved(self, serial: int, planned_s: float) -> None:
+        """Message ``serial``, if it is not here yet, is due at another time."""
+        if serial in self._awaited:
+            self.expect(serial, planned_s, self._awaited[serial][1])
+
+    def give_up(self, lost: Callable[[float, Pair], bool]) -> None:
+        """Do not wait for messages, by planned time and pair, whose bytes may never come."""
+        for serial in [serial for serial, known in self._awaited.items() if lost(*known)]:
+            del self._awaited[serial]
 
     def arrived(self, serial: int) -> None:
         """The last byte of message ``serial`` is here."""
@@ -28,6 +41,6 @@ class ArrivalGate:
     def earliest_s(self) -> float:
         """Planned time of the earliest message that is not here; infinite when all are."""
         heap, awaited = self._heap, self._awaited
-        while heap and heap[0][1] not in awaited:
+        while heap and awaited.get(heap[0][1], (None,))[0] != heap[0][0]:
             heappop(heap)
         return heap[0][0] if heap else math.inf

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from simpy.events import Event
 
+from emulator.churn.network import ChurningNetwork
 from emulator.links import EmulatedLink, Transfer, VirtualNetwork
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.attempts import Attempts
@@ -92,6 +94,8 @@ class SocketCarrier:
             state.carry_by(SocketNetwork(self._env, self))
             return
         network, before = state.network, state.network.watch
+        if isinstance(network, ChurningNetwork):
+            network.observer = self
 
         def watch(transfer: Transfer) -> None:
             self.planned(transfer)
@@ -102,10 +106,14 @@ class SocketCarrier:
 
     def planned(self, transfer: Transfer) -> None:
         """``transfer`` will be delivered at its time; send its bytes, without which nothing may pass that time."""
+        wire = transfer.link.wire
+        pair = wire.source, wire.target
+        transfer.serial = self._serial + 1
         for item, planned_s in zip(transfer.items, transfer.times, strict=True):
             self._serial += 1
-            self._gate.expect(self._serial, planned_s)
-            self._send(transfer.link, item, planned_s)
+            if self._exchange.reaches(pair):
+                self._gate.expect(self._serial, planned_s, pair)
+                self._send(transfer.link, item, planned_s)
 
     def launch(self, transfer: Transfer) -> None:
         """Send ``transfer`` to its receiver, and see that it is delivered there."""
@@ -151,6 +159,33 @@ class SocketCarrier:
             path=path,
         )
         self._exchange.send((link.wire.source, link.wire.target), message, round(link.bytes_per_token * item.tokens))
+
+    # -- churn, with one process and logical time ----------------------------------------------
+
+    def machine_stopped(self, name: str) -> None:
+        """Its sockets are closed at once; what was in them is lost, and nobody waits for it."""
+        self._exchange.take_down(name)
+        self._gate.give_up(lambda _planned_s, pair: name in pair)
+        self._env.recheck()
+
+    def machine_started(self, name: str) -> None:
+        """It can be connected to again."""
+        self._exchange.bring_up(name)
+
+    def wire_changed(self, pair: Pair, up: bool) -> None:
+        """Bytes stop where they are, or go on."""
+        if up:
+            self._exchange.let_go(pair)
+            return
+        self._exchange.hold(pair)
+        # What had left before still arrives by the plan, though its bytes may be in a socket that nobody reads now.
+        self._gate.give_up(lambda planned_s, held: held == pair and planned_s < math.inf)
+        self._env.recheck()
+
+    def moved(self, transfer: Transfer) -> None:
+        """``transfer`` has other times than it was sent with."""
+        for offset, planned_s in enumerate(transfer.times):
+            self._gate.moved(transfer.serial + offset, planned_s)
 
     # -- receiving -----------------------------------------------------------------------------
 
