@@ -122,7 +122,7 @@ def surviving_flow(
 ) -> MaxFlow:
     """Maximum flow of the present placement on the nodes that are left; 0 tokens/s where they serve nothing.
 
-    It takes a millisecond for 24 nodes, and some 60 for 200 (``tests/benchmarks/test_replanning.py``).
+    It takes a millisecond for 24 nodes, and some 60 for 200 (``tests/benchmarks/test_replanning_speed.py``).
 
     Args:
         problem: The cluster may or may not still have the nodes that are gone.

@@ -1,4 +1,4 @@
-"""How long replanning takes: ``python -m pytest tests/benchmarks/test_replanning.py -m benchmark -s``."""
+"""How long replanning takes: ``python -m pytest tests/benchmarks/test_replanning_speed.py -m benchmark -s``."""
 
 import time
 
