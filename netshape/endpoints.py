@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from netshape.clock import NicClock
-from netshape.frame_connection import FrameConnection, FrameHandler
+from netshape.frame_connection import FrameConnection
+from netshape.frame_handler import FrameHandler
 from netshape.frames import DEFAULT_LIMITS, ConnectionFailedError, FrameLimits, MalformedFrameError
 from netshape.link_metrics import LinkMetrics
 from netshape.shaped_link import ShapedLink
@@ -279,7 +280,11 @@ async def _connected(address: Address, options: SocketOptions) -> socket.socket:
     if isinstance(address, str):
         places: list[tuple[int, Any]] = [(socket.AF_UNIX, address)]
     else:
-        found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        # An address in digits is spared the trip to the thread that resolves names.
+        try:
+            found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
         places = [(family, place) for family, _, _, _, place in found]
     problem: OSError | None = None
     for family, place in places:

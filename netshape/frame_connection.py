@@ -14,11 +14,11 @@ from typing import Any
 
 from netshape.clock import NicClock
 from netshape.errors import NetworkError
+from netshape.frame_handler import FrameHandler
+from netshape.frame_sending import FrameSending
 from netshape.frames import (
     CONTROL_BYTES,
     DEFAULT_LIMITS,
-    HEADER,
-    VERSION,
     ConnectionFailedError,
     FrameLimits,
     FrameReader,
@@ -26,54 +26,24 @@ from netshape.frames import (
     MalformedFrameError,
     PeerLostError,
     PeerSilentError,
-    SendQueueFullError,
     checked_greeting,
     hello,
     packed,
     read_conditions,
     read_replan,
-    replan_frames,
 )
 from netshape.held_frames import HeldFrames
 from netshape.link_metrics import LinkMetrics
 from netshape.sockets import socket_report
 from netshape.timing import DeadlineHeap
 
-FLUSH_BYTES = 1 << 16
-"""The first frame of a turn of the loop goes to the socket at once, the others together in writes of this size."""
 WRITE_HIGH_BYTES = 1 << 20
 LINGER_S = 10.0
 """How long a closed connection waits for its peer to go on reading, and then to close, too."""
 _DATA = int(Kind.DATA)
-_PACK = HEADER.pack
 
 
-class FrameHandler:
-    """What a connection calls; the defaults do nothing."""
-
-    def on_connected(self, connection: FrameConnection) -> None:
-        """The socket is there; what is sent from now on goes behind our greeting."""
-
-    def on_open(self, greeting: bytes) -> None:
-        """The peer is there and sent ``greeting``."""
-
-    def on_frame(self, header: memoryview, payload: memoryview, planned_s: float, arrived_s: float) -> None:
-        """A message is due; both views are good during the call only: copy what is to be kept."""
-
-    def on_batch_end(self, now_s: float) -> None:
-        """All that was due at once has been handed to :meth:`on_frame`."""
-
-    def on_end(self) -> None:
-        """The peer has sent its last message, and it has been delivered."""
-
-    def on_writable(self, writable: bool) -> None:
-        """The socket takes more, or no more for now."""
-
-    def on_closed(self, error: ConnectionFailedError | None) -> None:
-        """The connection is closed and everything that came has been delivered; ``None`` for an end in order."""
-
-
-class FrameConnection(asyncio.BufferedProtocol):
+class FrameConnection(FrameSending, asyncio.BufferedProtocol):
     """One connection.
 
     Args:
@@ -103,23 +73,16 @@ class FrameConnection(asyncio.BufferedProtocol):
     ) -> None:
         if len(greeting) > limits.max_header_bytes:
             raise MalformedFrameError(f"a greeting of {len(greeting)} bytes: at most {limits.max_header_bytes}")
+        super().__init__(limits)
         self.handler = handler
         self.metrics = LinkMetrics() if metrics is None else metrics
-        self.sent = 0
-        self.writable = True
-        self.closed = False
         self.queued_bytes = 0
         self._greeting = greeting
-        self._limits = limits
         self._reader = FrameReader(limits)
         self._held = HeldFrames(self._reader, self.metrics, self._deliver, receiving_card)
-        self._out: list[Any] = []
-        self._out_bytes = 0
-        self._in_turn = False
         self._greeted = self._ended = self._end_sent = False
-        self._end_delivered = self._closing = self._lost = self._told = False
+        self._end_delivered = self._told = False
         self._reading = True
-        self._error: ConnectionFailedError | None = None
 
     # What the loop calls.
 
@@ -153,7 +116,7 @@ class FrameConnection(asyncio.BufferedProtocol):
             if kind == _DATA and takes_data:
                 add(planned, handed, transmission, now, slab, start, split, end)
                 continue
-            if self._error is None and not self._closing:
+            if self.error is None and not self._closing:
                 try:
                     self._take_other(kind, slab.view[start:split], slab.view[split:end], now)
                 except NetworkError as error:
@@ -173,13 +136,13 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Deliver what is held in its time, then tell the handler."""
-        self._lost = self.closed = True
+        self.lost = self.closed = True
         self._watch.clear()
-        if self._error is None and not self._ended and not self._closing:
+        if self.error is None and not self._ended and not self._closing:
             begun = self._reader.partial_bytes
             where = f"in the middle of a frame ({begun} bytes of it)" if begun else "without an end frame"
             why = "the peer closed the connection" if exc is None else str(exc)
-            self._error = PeerLostError(f"{why} {where}")
+            self.error = PeerLostError(f"{why} {where}")
         self._reader.close()
         if self._closing:
             self._held.drop_all()
@@ -200,105 +163,6 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     # What the application calls.
 
-    def send_planned(
-        self,
-        payload: bytes | bytearray | memoryview,
-        header: bytes = b"",
-        *,
-        planned_s: float,
-        handed_s: float = 0.0,
-        transmission_s: float = 0.0,
-    ) -> None:
-        """Send a message that the peer is to deliver at ``planned_s``; later calls must not plan earlier times.
-
-        The first of a turn of the loop goes out at once, the others together.
-
-        Args:
-            payload: Bytes; may be changed again after the call unless it is ``bytes``.
-            header: The application's, opaque.
-            planned_s: Time of delivery on CLOCK_MONOTONIC; infinite while the link is down.
-            handed_s: When the message was handed over, for the report.
-            transmission_s: Time that it takes up on the link, for the report and the receiving card.
-
-        Raises:
-            ConnectionFailedError: The connection is closed.
-            MalformedFrameError: Header or payload too long.
-            SendQueueFullError: Too much is unsent; wait for ``writable``.
-        """
-        self.check(payload, header)
-        self.push(payload, header, planned_s, handed_s, transmission_s)
-
-    def check(self, payload: bytes | bytearray | memoryview, header: bytes) -> None:
-        """Whether a message can be sent; errors as for :meth:`send_planned`."""
-        if self.closed:
-            raise self._error or ConnectionFailedError("the connection is closed: nothing can be sent")
-        if type(payload) is memoryview and payload.nbytes != len(payload):
-            raise MalformedFrameError("a payload of something else than bytes: cast the view to format B")
-        limits = self._limits
-        if len(header) > limits.max_header_bytes or len(payload) > limits.max_payload_bytes:
-            raise MalformedFrameError(
-                f"a message of {len(header)} + {len(payload)} bytes: at most {limits.max_header_bytes} of header and "
-                f"{limits.max_payload_bytes} of payload are allowed"
-            )
-        if not self.writable and self._transport.get_write_buffer_size() > limits.max_unsent_bytes:
-            raise SendQueueFullError(f"more than {limits.max_unsent_bytes} bytes are unsent; wait until writable")
-
-    def push(
-        self,
-        payload: bytes | bytearray | memoryview,
-        header: bytes,
-        planned_s: float,
-        handed_s: float,
-        transmission_s: float,
-    ) -> None:
-        """Send a message that :meth:`check` found good; arguments as for :meth:`send_planned`."""
-        header_length = len(header)
-        length = header_length + len(payload)
-        out = self._out
-        out.append(_PACK(length, header_length, _DATA, VERSION, planned_s, handed_s, transmission_s))
-        if header_length:
-            out.append(header)
-        out.append(payload)
-        self._out_bytes += length + HEADER.size
-        self.sent += 1
-        if not self._in_turn:
-            self._in_turn = True
-            self._loop.call_soon(self._end_turn)
-            self.flush()
-        elif self._out_bytes >= FLUSH_BYTES or type(payload) is not bytes:
-            self.flush()
-
-    def flush(self) -> None:
-        """Give the socket what was sent."""
-        out = self._out
-        if not out or self._lost:
-            return
-        self._spoke_s = self._loop.time()
-        if self._out_bytes >= 4 * FLUSH_BYTES:
-            # A copy to join so much would cost more than another call.
-            for part in out:
-                self._transport.write(part)
-        else:
-            self._transport.write(b"".join(out))
-        out.clear()
-        self._out_bytes = 0
-
-    def _end_turn(self) -> None:
-        self._in_turn = False
-        self.flush()
-
-    def send_control(self, frame: bytes) -> None:
-        """Send a frame that is no message, behind all that was sent."""
-        if not self._closing and not self._lost:
-            self._out.append(frame)
-            self._out_bytes += len(frame)
-            self.flush()
-
-    def replan(self, first: int, planned_s: list[float]) -> None:
-        """Tell the peer new delivery times of messages ``first``, ``first + 1`` and so on."""
-        for frame in replan_frames(first, planned_s):
-            self.send_control(frame)
-
     def end(self) -> None:
         """Send the end frame: the last message has been sent. Receiving goes on."""
         if not self._end_sent and not self.closed:
@@ -307,7 +171,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """End, and let the peer have read everything before the socket is closed; what still comes is dropped."""
-        if self._closing or self._lost:
+        if self._closing or self.lost:
             return
         self.end()
         self._closing = True
@@ -322,11 +186,11 @@ class FrameConnection(asyncio.BufferedProtocol):
     def abort(self, error: ConnectionFailedError | None = None) -> None:
         """Close at once; what is unsent is lost, what is held is dropped."""
         self._closing = self.closed = True
-        self._error = self._error or error
+        self.error = self.error or error
         self._held.drop_all()
         self._due.clear()
         self._transport.abort()
-        if self._lost:  # only what was held was left of it
+        if self.lost:  # only what was held was left of it
             self._finish_when_empty()
 
     def finished(self) -> None:
@@ -339,7 +203,7 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def resume_reading(self) -> None:
         """Read from the socket again."""
-        if not self._reading and not self._lost:
+        if not self._reading and not self.lost:
             self._reading = True
             self._heard_s = self._loop.time()
             self._transport.resume_reading()
@@ -348,21 +212,11 @@ class FrameConnection(asyncio.BufferedProtocol):
         """What the kernel granted the socket, as a plain dictionary."""
         return dict(self._socket_report)
 
-    @property
-    def lost(self) -> bool:
-        """Whether the socket is gone; what came before may still be held."""
-        return self._lost
-
-    @property
-    def error(self) -> ConnectionFailedError | None:
-        """What went wrong, if anything."""
-        return self._error
-
     # Receiving.
 
     @property
     def _takes_data(self) -> bool:
-        return self._greeted and not self._ended and not self._closing and self._error is None
+        return self._greeted and not self._ended and not self._closing and self.error is None
 
     def _take_other(self, kind: int, header: memoryview, payload: memoryview, now: float) -> None:
         """Take a frame that is no plain data."""
@@ -397,24 +251,24 @@ class FrameConnection(asyncio.BufferedProtocol):
             self.handler.on_batch_end(monotonic())
             self._read_on()
         self._due.set(max(held.next_s, monotonic()) if held.next_s <= now else held.next_s)
-        if self._ended or self._lost:
+        if self._ended or self.lost:
             self._finish_when_empty()
 
     def _finish_when_empty(self) -> None:
         """Tell the handler of the end, once all has been delivered."""
-        if self._lost and self._held and self._held.next_s == math.inf:
-            self._error = self._error or PeerLostError("the peer is gone")
-            self._error.add_note(f"{len(self._held)} messages waited for a link that was down")
+        if self.lost and self._held and self._held.next_s == math.inf:
+            self.error = self.error or PeerLostError("the peer is gone")
+            self.error.add_note(f"{len(self._held)} messages waited for a link that was down")
             self._held.drop_all()
         if self._held:
             return
         if self._ended and not self._end_delivered and not self._closing:
             self._end_delivered = True
             self.handler.on_end()
-        if self._lost and not self._told:
+        if self.lost and not self._told:
             self._told = True
             self.finished()
-            self.handler.on_closed(self._error)
+            self.handler.on_closed(self.error)
 
     def _hold_back(self) -> None:
         """Stop reading while too much is held; but what waits for a link to come up needs the frame that says so."""
@@ -422,7 +276,7 @@ class FrameConnection(asyncio.BufferedProtocol):
             if self._held.held_bytes > 2 * self._limits.max_held_bytes + CONTROL_BYTES:
                 self._fail(MalformedFrameError("malformed frames: more of them wait for a link than may be held"))
             return
-        if self._reading and not self._lost and not self._transport.is_closing():
+        if self._reading and not self.lost and not self._transport.is_closing():
             self._reading = False
             self._transport.pause_reading()
 
@@ -438,11 +292,11 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def _fail(self, error: ConnectionFailedError) -> None:
         """Close a connection that went wrong; what came in order before is delivered in its time."""
-        if self._error is not None or self._closing:
+        if self.error is not None or self._closing:
             return
         if isinstance(error, MalformedFrameError):
             self.metrics.malformed_frames += 1
-        self._error = error
+        self.error = error
         self.closed = True
         self._transport.abort()
 
@@ -481,5 +335,5 @@ class FrameConnection(asyncio.BufferedProtocol):
             self._unread_bytes = unread
             self._watch.set(now + LINGER_S)
         else:
-            self._error = PeerSilentError(f"the peer has not read for {LINGER_S:g} s; {unread} bytes are lost")
+            self.error = PeerSilentError(f"the peer has not read for {LINGER_S:g} s; {unread} bytes are lost")
             self._transport.abort()

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from netshape.frame_connection import FrameConnection, FrameHandler
+from netshape.frame_connection import FrameConnection
+from netshape.frame_handler import FrameHandler
 from netshape.frames import ConnectionFailedError
 from netshape.shaped_link import ShapedLink
 from netshape.shaped_sender import ShapedSender

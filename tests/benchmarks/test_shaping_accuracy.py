@@ -28,7 +28,8 @@ import pytest
 from netshape import timing
 from netshape.conditions import LinkConditions
 from netshape.endpoints import listen, open_stream
-from netshape.frame_connection import FrameConnection, FrameHandler
+from netshape.frame_connection import FrameConnection
+from netshape.frame_handler import FrameHandler
 from netshape.link_metrics import DurationHistogram, LinkMetrics
 from netshape.shaped_link import ShapedLink
 

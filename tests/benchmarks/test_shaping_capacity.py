@@ -20,7 +20,7 @@ import pytest
 from netshape import timing
 from netshape.conditions import LinkConditions
 from netshape.endpoints import FrameServer, listen, open_stream
-from netshape.frame_connection import FrameHandler
+from netshape.frame_handler import FrameHandler
 from netshape.link_metrics import LinkMetrics
 from netshape.shaped_link import ShapedLink
 from netshape.sockets import DEFAULT_OPTIONS

@@ -11,7 +11,8 @@ from shaped import LOOPBACK, at, collecting, run
 from netshape.clock import NicClock
 from netshape.conditions import IndependentLoss, Jitter
 from netshape.endpoints import connect, listen, open_stream, serve_streams
-from netshape.frame_connection import FrameConnection, FrameHandler
+from netshape.frame_connection import FrameConnection
+from netshape.frame_handler import FrameHandler
 from netshape.frames import (
     ConnectionFailedError,
     FrameLimits,
@@ -455,6 +456,8 @@ def test_nobody_listening_is_an_os_error() -> None:
             address = server.address
         with pytest.raises(OSError, match="Connect call failed"):
             await open_stream(address)
+        with pytest.raises(OSError, match="Connect call failed"):
+            await open_stream(("localhost", address[1]))
         with pytest.raises(OSError, match="No such file"):
             await open_stream("/nonexistent/socket")
 
