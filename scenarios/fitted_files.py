@@ -177,6 +177,11 @@ def _lengths_text(trace: Path) -> str:
     )
 
 
+KV_BYTES = {"llama-2-70b": 4096}
+"""KV cache of a token and layer at 16 bits, where it is less than for full attention: 8 of 64 heads have keys and
+values of their own (Touvron et al., "Llama 2", 2023, section 2.2)."""
+
+
 def _model_text(figures: dict[str, Any], model: str) -> str:
     data = figures["models"][model]
     return "\n".join(
@@ -186,6 +191,7 @@ def _model_text(figures: dict[str, Any], model: str) -> str:
             f"layers: {data['layers']}",
             f"hidden_size: {data['hidden']}",
             f'layer_size: "{data["layer_bytes"] / 1e9:g} GB"',
+            *(f'kv_size: "{size} B"' for size in (KV_BYTES.get(model),) if size),
             *folded("source", f"{ARTIFACT}."),
             "",
         ]

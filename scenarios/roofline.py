@@ -294,6 +294,7 @@ def model_text(model: Transformer) -> str:
             f"layers: {model.layers}",
             f"hidden_size: {model.hidden}",
             f'layer_size: "{model.layer_bytes / 1e9:.4f} GB"',
+            f'kv_size: "{model.kv_bytes:g} B"',
             *folded("source", f"{model.source}; {model.parameters:,} parameters a layer."),
             "",
         ]

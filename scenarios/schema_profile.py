@@ -46,6 +46,11 @@ class ModelSection(FileSection):
         default=None, description="Bytes of one token's activation between nodes; 2 * hidden_size when left out."
     )
 
+    kv_size: Bytes | None = Field(
+        default=None,
+        description="KV cache of one token and layer; 4 * hidden_size bytes when left out, less with grouped queries.",
+    )
+
     def to_domain(self) -> ModelSpec:
         """The domain's model."""
         return ModelSpec(
@@ -55,6 +60,7 @@ class ModelSection(FileSection):
             layer_bytes=self.layer_size,
             token_bytes=self.token_bytes,
             activation_bytes=self.activation_bytes or 0.0,
+            kv_bytes=self.kv_size or 0.0,
         )
 
 
