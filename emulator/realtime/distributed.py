@@ -195,6 +195,8 @@ class DistributedEmulation(RealTimeEmulation):
         self._greeted.set()
         try:
             await self._serve(worker, channel)
+        except Exception as error:
+            self.env.fail(error)
         finally:
             channel.close()
 
@@ -308,6 +310,8 @@ class DistributedEmulation(RealTimeEmulation):
         for worker in self._workers:
             if worker.figures is not None:
                 self._take_in(worker.figures)
+            elif self.error is None and worker.channel is not None:
+                self.error = f"{worker.name} gave no figures within {END_LIMIT_S:g} s"
 
     def _take_in(self, figures: Mapping[str, Any]) -> None:
         for name, found in figures["nodes"].items():

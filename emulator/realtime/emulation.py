@@ -167,6 +167,10 @@ class RealTimeEmulation(AioEmulation):
         """
         wall, cpu = time.perf_counter(), time.process_time()
         reached = False
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+        # A callback that fails must not leave the run waiting for what it should have done.
+        loop.set_exception_handler(lambda _loop, context: self.env.fail(failure(context)))
         try:
             await self._open()
             try:
@@ -177,7 +181,8 @@ class RealTimeEmulation(AioEmulation):
                 self.error = str(error)
         finally:
             await self._close()
-        summary = self._ended(wall, cpu, interrupted=not reached)
+            loop.set_exception_handler(before)
+        summary = self._ended(wall, cpu, interrupted=not reached or self.error is not None)
         summary["real_time"] = self._figures()
         return summary
 
@@ -305,6 +310,12 @@ class RealTimeEmulation(AioEmulation):
         metrics = self.state.metrics
         whole_s = metrics.decode_latency().total() + metrics.prefill.total()
         return late_s / whole_s if whole_s > 0 else None
+
+
+def failure(context: Mapping[str, Any]) -> BaseException:
+    """What an event loop's exception handler is told, as an exception."""
+    error = context.get("exception")
+    return error if isinstance(error, BaseException) else RuntimeError(str(context.get("message")))
 
 
 class PeerLostError(SimulationError):

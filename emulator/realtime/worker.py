@@ -21,7 +21,7 @@ from emulator.node import GpuNode
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.attempts import NodeAttempts
 from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel
-from emulator.realtime.emulation import prioritised
+from emulator.realtime.emulation import failure, prioritised
 from emulator.realtime.exchange import Address, Exchange, Pair, need_files
 from emulator.realtime.meter import Counts, LoopLag, Meter
 from emulator.realtime.network import SocketCarrier, TimeMode
@@ -95,6 +95,7 @@ class Worker:
 
     async def run(self) -> None:
         """From the first greeting to the last figure."""
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self._env.fail(failure(context)))
         try:
             await self._open()
             begin = await self._channel.expect("begin")

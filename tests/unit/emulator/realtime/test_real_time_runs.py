@@ -20,6 +20,7 @@ from emulator.realtime.network import TimeMode
 from emulator.realtime.virtual_loop import VirtualTimeLoop
 from emulator.requests import Request
 from emulator.spec import EmulationSpec, LogLevel
+from emulator.warm_start import WarmStart
 from netshape.conditions import LinkConditions
 from netshape.schedule import ConditionSchedule, ConditionStep
 
@@ -193,6 +194,25 @@ SLOWER = NetworkConditions(
         )
     }
 )
+
+
+async def test_a_warm_start_in_real_time() -> None:
+    spec = chain_spec(duration_s=1.0, warm_start=WarmStart(spread_s=0.1))
+    found = await in_real_time(spec, dilation=2.0)
+    assert found["event_log_sha256"] == Emulation(spec).run()["event_log_sha256"]
+
+
+async def test_a_defect_ends_the_run_and_is_told() -> None:
+    emulation = RealTimeEmulation(chain_spec(duration_s=30.0))
+
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    task = asyncio.ensure_future(emulation.run_on_loop())
+    await asyncio.sleep(0.3)
+    emulation.exchange.on_message = broken
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        await asyncio.wait_for(task, 20)
 
 
 @pytest.mark.parametrize("changes", [{"churn": CRASH}, {"conditions": SLOWER}], ids=["churn", "schedule"])

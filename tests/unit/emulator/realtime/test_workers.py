@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from small_runs import constant, placed, toy_cluster, toy_spec
 
 from emulator.emulation import Emulation
 from emulator.errors import SimulationError
+from emulator.realtime import distributed
 from emulator.realtime.distributed import DistributedEmulation, node_groups
 from emulator.realtime.emulation import RealTime
 from emulator.realtime.network import TimeMode
@@ -211,6 +215,60 @@ def test_strangers_on_the_control_socket_are_turned_away() -> None:
     found = asyncio.run(main())
     assert found["interrupted"] is False
     assert found["real_time"]["strangers_turned_away"] == 4
+
+
+def test_a_worker_that_stands_still_does_not_hang_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "END_LIMIT_S", 1.0)
+
+    async def main() -> dict[str, Any]:
+        emulation = DistributedEmulation(chain_spec(duration_s=2.0, drain=False), real_time=RealTime(workers=2))
+        task = asyncio.ensure_future(emulation.run_on_loop())
+        async with asyncio.timeout(60):
+            while emulation.env.now < 0.5:
+                await asyncio.sleep(0.05)
+            emulation._workers[1].process.send_signal(signal.SIGSTOP)
+            return await task
+
+    found = asyncio.run(main())
+    assert found["interrupted"] is True
+    assert found["real_time"]["error"] == "worker 2 (n2, n3) gave no figures within 1 s"
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import asyncio, sys\n"
+        "from scenarios.loader import load_scenario\n"
+        "from emulator.realtime.distributed import DistributedEmulation\n"
+        "from emulator.realtime.emulation import RealTime\n"
+        "async def main():\n"
+        "    run = DistributedEmulation(load_scenario('quickstart').spec, real_time=RealTime(workers=2))\n"
+        "    task = asyncio.ensure_future(run.run_on_loop())\n"
+        "    while run.env.now < 0.5:\n"
+        "        await asyncio.sleep(0.05)\n"
+        "    print('running', *(worker.process.pid for worker in run._workers), flush=True)\n"
+        "    await task\n"
+        "asyncio.run(main())\n"
+    )
+    root = str(Path(__file__).resolve().parents[4])
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        line = next(line for line in parent.stdout if line.startswith("running"))
+        workers = [int(pid) for pid in line.split()[1:]]
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while any(runs(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.1)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_ctrl_c_stops_the_workers() -> None:
