@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -76,6 +77,39 @@ def test_ctrl_c_ends_a_run_with_partial_results(tmp_path: Path) -> None:
     assert summary["real_time"]["error"] is None
     assert 0 < summary["sim_s"] < 1_000_000
     assert hashlib.sha256(events.read_bytes()).hexdigest() == summary["event_log_sha256"]
+
+
+def test_a_worker_that_dies_leaves_partial_results_and_exit_code_1(tmp_path: Path) -> None:
+    long = ["--set", "duration=600 s", "--set", "output.event_log=hops"]
+    process = started("quickstart", *long, "--clock", "real", "--workers", "2", "--out", "results", cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers := children.read_text().split()) < 2 or not connected(int(workers[1])):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "the workers do not start"
+            time.sleep(0.1)
+        time.sleep(1.0)
+        os.kill(int(workers[1]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert "error: worker 2 (" in errors
+    assert "was killed by signal 9; the figures are partial" in errors
+    summary = json.loads((tmp_path / "results" / "summary.json").read_text())
+    assert summary["interrupted"] is True
+    assert 0 < summary["sim_s"] < 600
+
+
+def connected(pid: int) -> bool:
+    """Whether a worker has opened its connections, of which it has a dozen."""
+    sockets = 0
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # Closed in the meantime.
+            sockets += "socket" in os.readlink(each)
+    return sockets >= 6
 
 
 @pytest.mark.parametrize(
