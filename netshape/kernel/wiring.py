@@ -125,6 +125,7 @@ class Wiring:
 
     def __init__(self, topology: Topology, namespaces: Mapping[str, Namespace]) -> None:
         self._topology = topology
+        self._hosts = {host.name: host for host in topology.hosts}
         self._sockets: dict[str, IPRoute] = {}
         self._traffic_control: dict[str, socket.socket] = {}
         self._stack = ExitStack()
@@ -196,63 +197,60 @@ class Wiring:
     def wire_pairs(self, requests: Callable[[Link], tuple[TcRequest, ...]]) -> None:
         """A pair of virtual Ethernet cards for each two linked hosts, with each direction's queueing disciplines."""
         position = {host.name: index for index, host in enumerate(self._topology.hosts)}
-        hosts = {host.name: host for host in self._topology.hosts}
         pairs: dict[tuple[str, str], list[Link]] = {}
         for link in self._topology.links:
-            ends = sorted((link.source, link.target), key=position.__getitem__)
-            pairs.setdefault((ends[0], ends[1]), []).append(link)
+            first, second = sorted((link.source, link.target), key=position.__getitem__)
+            pairs.setdefault((first, second), []).append(link)
         for (first, second), links in pairs.items():
             names = {first: f"veth{position[second]}", second: f"veth{position[first]}"}
-            where = f"hosts {first} and {second}"
-            with told(where, "veth"):
-                self._make_pair(first, second, names)
-            mtu = max(link.mtu_bytes for link in links)
-            addresses = {}
-            for name in (first, second):
-                netlink = self._sockets[name]
-                with told(where, "veth"):
-                    card = netlink.link_lookup(ifname=names[name])[0]
-                    self._in(name, _without_ipv6, names[name])
-                    netlink.link("set", index=card, mtu=mtu, state="up")
-                    netlink.addr("add", index=card, address=hosts[name].address, prefixlen=32)
-                    addresses[name] = (card, netlink.get_links(card)[0].get_attr("IFLA_ADDRESS"))
-            for name, other in ((first, second), (second, first)):
-                # Known beforehand, so that no question for it waits in the shaped queue.
-                with told(where, "neighbour"):
-                    self._sockets[name].neigh(
-                        "add",
-                        ifindex=addresses[name][0],
-                        dst=hosts[other].address,
-                        lladdr=addresses[other][1],
-                        state="permanent",
-                    )
+            with told(f"hosts {first} and {second}", "veth"):
+                cards = self._make_pair(names, max(link.mtu_bytes for link in links))
             for link in links:
-                card = addresses[link.source][0]
-                self.cards[link.name] = card
-                self._route(hosts[link.source], link, card)
-                self.shape(link, requests(link))
+                self.cards[link.name] = cards[link.source]
+                self._route(self._hosts[link.source], link, cards[link.source])
+                self._send(link, requests(link))
 
     def shape(self, link: Link, requests: tuple[TcRequest, ...]) -> None:
-        """Give the card that sends on ``link`` these queueing disciplines."""
+        """Give the card that sends on ``link`` these queueing disciplines in place of those that it has."""
         netlink, card = self._sockets[link.source], self.cards[link.name]
         with told(f"link {link.name}", "queueing discipline"):
             if any(found["parent"] == ROOT and found["handle"] for found in netlink.get_qdiscs(card)):
                 netlink.tc("del", index=card, parent=ROOT)
+        self._send(link, requests)
+
+    def _send(self, link: Link, requests: tuple[TcRequest, ...]) -> None:
+        card = self.cards[link.name]
         for request in requests:
             with told(f"link {link.name}", request.kind):
                 send_tc(self._traffic_control[link.source], tc_bytes(request, card))
 
-    def _make_pair(self, first: str, second: str, names: Mapping[str, str]) -> None:
-        netlink = self._sockets[first]
+    def _make_pair(self, names: Mapping[str, str], mtu: int) -> dict[str, int]:
+        """Make and configure the two cards of a pair; host -> index of its card.
+
+        Args:
+            names: Host -> name of its card, of both hosts.
+            mtu: IP bytes of the largest packet.
+        """
+        first, second = names
         descriptor = os.open(self.namespaces[second].path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             peer = {"ifname": names[second], "net_ns_fd": descriptor}
-            netlink.link("add", ifname=names[first], kind="veth", peer=peer)
+            self._sockets[first].link("add", ifname=names[first], kind="veth", peer=peer)
         finally:
             os.close(descriptor)
+        found = {host: self._sockets[host].link("get", ifname=name)[0] for host, name in names.items()}
+        for host, other in ((first, second), (second, first)):
+            netlink, card = self._sockets[host], found[host]["index"]
+            self._in(host, _without_ipv6, names[host])
+            netlink.link("set", index=card, mtu=mtu, state="up")
+            netlink.addr("add", index=card, address=self._hosts[host].address, prefixlen=32)
+            # Known beforehand, so that no question for it waits in the shaped queue.
+            address = found[other].get_attr("IFLA_ADDRESS")
+            netlink.neigh("add", ifindex=card, dst=self._hosts[other].address, lladdr=address, state="permanent")
+        return {host: each["index"] for host, each in found.items()}
 
     def _route(self, host: Host, link: Link, card: int) -> None:
-        target = next(each for each in self._topology.hosts if each.name == link.target)
+        target = self._hosts[link.target]
         with told(f"link {link.name}", "route"):
             self._sockets[host.name].route(
                 "add",
