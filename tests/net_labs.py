@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from netshape.conditions import LinkConditions
 from netshape.kernel.lab import KernelLab
+from netshape.kernel.router import LinkFigures
 
 TRAFFIC = str(Path(__file__).with_name("net_traffic.py"))
 PORT = "5001"
@@ -46,7 +48,7 @@ def traffic(*arguments: object) -> list[str]:
 @contextmanager
 def serving(lab: KernelLab, host: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A traffic program that is ready, killed at the end if it still runs."""
-    program = lab.start(host, traffic(*arguments), stdout=subprocess.PIPE, text=True)
+    program = lab.start(host, traffic(*arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
@@ -55,6 +57,23 @@ def serving(lab: KernelLab, host: str, *arguments: object) -> Iterator[subproces
         if program.poll() is None:
             program.kill()
         program.communicate()
+
+
+def blasted(
+    lab: KernelLab, source: str, target: str, count: int, size: int, gap_s: float
+) -> tuple[list[int], LinkFigures]:
+    """Numbers of the datagrams that came of ``count`` sent ones, in the order of arrival, and the link's figures."""
+    with serving(lab, target, "collect", PORT) as collector:
+        lab.run(source, traffic("blast", target, PORT, count, size, gap_s), check=True, timeout=120)
+        deadline = time.monotonic() + 30
+        while True:
+            (figures,) = (each for each in lab.figures() if (each.source, each.target) == (source, target))
+            if figures.packets >= count and figures.in_flight_packets == 0:
+                break
+            assert time.monotonic() < deadline, figures
+            time.sleep(0.01)
+        out, _ = collector.communicate()
+    return [number for number, _ in json.loads(out)], figures
 
 
 def tcp_rate(

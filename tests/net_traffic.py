@@ -2,11 +2,12 @@
 
 ``sink PORT`` reads one TCP connection and prints ``[[seconds, bytes so far], ...]`` at its end; ``source HOST PORT
 SECONDS`` fills one; ``echo PORT`` returns UDP datagrams; ``ask HOST PORT COUNT GAP_S`` prints each one's round trip in
-seconds, null for a lost one; ``blast HOST PORT COUNT BYTES GAP_S`` sends numbered datagrams; ``collect PORT QUIET_S``
-prints ``[[number, seconds], ...]`` of those that come, until none does for a while.
+seconds, null for a lost one; ``blast HOST PORT COUNT BYTES GAP_S`` sends numbered datagrams; ``collect PORT`` prints
+``[[number, seconds], ...]`` of those that have come when its standard input ends.
 """
 
 import json
+import select
 import socket
 import struct
 import sys
@@ -81,20 +82,17 @@ def blast(host: str, port: str, count: str, size: str, gap_s: str) -> None:
                 time.sleep(wait)
 
 
-def collect(port: str, quiet_s: str) -> None:
+def collect(port: str) -> None:
     got = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         server.bind(("0.0.0.0", int(port)))
         print("ready", flush=True)
-        server.settimeout(30)
-        try:
-            while True:
-                data = server.recv(65_536)
-                got.append([NUMBER.unpack_from(data)[0], time.monotonic()])
-                server.settimeout(float(quiet_s))
-        except TimeoutError:
-            pass
+        ended = False
+        while not ended:
+            ended = sys.stdin in select.select([server, sys.stdin], [], [])[0]
+            while select.select([server], [], [], 0)[0]:
+                got.append([NUMBER.unpack_from(server.recv(65_536))[0], time.monotonic()])
     print(json.dumps(got), flush=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from net_labs import PAYLOAD_SHARE, PORT, mbit, needs_kernel, round_trips, serving, tcp_rate, traffic
+from net_labs import PAYLOAD_SHARE, blasted, mbit, needs_kernel, round_trips, tcp_rate
 
 from netshape.conditions import LinkConditions
 from netshape.kernel.lab import KernelLab
@@ -88,12 +88,9 @@ def test_capacity_of_the_router() -> None:
         print(f"one TCP connection: {delivered * 8 / 1e9:.2f} Gbit/s, CPU {(cpu_s(lab) - before) / 6:.0%}")
     for size in (64, 1472, 8972):
         conditions = LinkConditions(latency_s=0.001, mtu_bytes=9000, queue_limit_bytes=1e9)
-        with KernelLab(full_mesh(["a", "b"], conditions)) as lab, serving(lab, "b", "collect", PORT, 1.0) as sink:
+        with KernelLab(full_mesh(["a", "b"], conditions)) as lab:
             before = cpu_s(lab)
-            lab.run("a", traffic("blast", "b", PORT, 100_000, size, 0), check=True, timeout=120)
-            assert sink.stdout is not None
-            sink.stdout.readline()
-            figures = lab.figures()[0]
+            _, figures = blasted(lab, "a", "b", 100_000, size, 0.0)
             used = cpu_s(lab) - before
         rate = figures.delivered_packets / used
         print(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from net_labs import PAYLOAD_SHARE, PORT, mbit, needs_kernel, round_trips, serving, tcp_rate, traffic
+from net_labs import PAYLOAD_SHARE, PORT, blasted, mbit, needs_kernel, round_trips, serving, tcp_rate, traffic
 
 from netshape.conditions import IndependentLoss, Jitter, LinkConditions
 from netshape.kernel.errors import KernelError
@@ -146,34 +146,23 @@ def test_losses_and_doubles_are_those_of_the_link_model() -> None:
     count, size = 1500, 400
     model = PacketClock(conditions, name="a->b", seed=SEED)
     expected = [number for number in range(count) for _ in model.plan_packet(float(number), size + 28)]
-    with (
-        KernelLab(one_way(conditions), seed=SEED) as lab,
-        serving(lab, "b", "collect", PORT, 0.5) as collector,
-    ):
-        lab.run("a", traffic("blast", "b", PORT, count, size, 0.0003), check=True, timeout=60)
-        assert collector.stdout is not None
-        got = [number for number, _ in json.loads(collector.stdout.readline())]
-        figures = lab.figures()[0]
+    with KernelLab(one_way(conditions), seed=SEED) as lab:
+        got, figures = blasted(lab, "a", "b", count, size, 0.0003)
     assert got == expected
     assert figures.packets == count
     assert figures.lost_packets == count - len(set(expected))
 
 
 def test_packets_overtake_where_they_may() -> None:
-    conditions = LinkConditions(bandwidth_bytes_per_s=1e8, latency_s=0.02, reorder_probability=0.1)
-    with KernelLab(one_way(conditions)) as lab, serving(lab, "b", "collect", PORT, 0.5) as collector:
-        lab.run("a", traffic("blast", "b", PORT, 400, 100, 0.001), check=True, timeout=60)
-        assert collector.stdout is not None
-        got = [number for number, _ in json.loads(collector.stdout.readline())]
-    assert sorted(got) == list(range(400))
-    assert got != sorted(got)
-    kept = LinkConditions(bandwidth_bytes_per_s=1e8, latency_s=0.02, jitter=Jitter(spread_s=0.01))
-    with KernelLab(one_way(kept)) as lab, serving(lab, "b", "collect", PORT, 0.5) as collector:
-        lab.run("a", traffic("blast", "b", PORT, 400, 100, 0.001), check=True, timeout=60)
-        assert collector.stdout is not None
-        got = [number for number, _ in json.loads(collector.stdout.readline())]
-    # Jitter alone delays, and keeps the order.
-    assert got == list(range(400))
+    overtaking = LinkConditions(bandwidth_bytes_per_s=1e8, latency_s=0.02, reorder_probability=0.1)
+    with KernelLab(one_way(overtaking)) as lab:
+        got, _ = blasted(lab, "a", "b", 400, 100, 0.001)
+        assert sorted(got) == list(range(400))
+        assert got != sorted(got)
+        # Jitter alone delays, and keeps the order.
+        lab.set("a", "b", LinkConditions(bandwidth_bytes_per_s=1e8, latency_s=0.02, jitter=Jitter(spread_s=0.01)))
+        got, _ = blasted(lab, "a", "b", 400, 100, 0.001)
+        assert got == list(range(400))
 
 
 def test_tcp_carries_every_byte_over_a_bad_link(tmp_path: Path) -> None:
@@ -247,13 +236,9 @@ def test_jumbo_packets_are_a_links_own() -> None:
 def test_a_link_may_have_one_direction_only() -> None:
     hosts = full_mesh(["a", "b"], LinkConditions()).hosts
     links = (Link(source="a", target="b", conditions=mbit(100)),)
-    with (
-        KernelLab(Topology(hosts=hosts, links=links)) as lab,
-        serving(lab, "b", "collect", PORT, 0.5) as collector,
-    ):
-        lab.run("a", traffic("blast", "b", PORT, 3, 100, 0), check=True)
-        assert collector.stdout is not None
-        assert [number for number, _ in json.loads(collector.stdout.readline())] == [0, 1, 2]
+    with KernelLab(Topology(hosts=hosts, links=links)) as lab:
+        got, _ = blasted(lab, "a", "b", 3, 100, 0.0)
+        assert got == [0, 1, 2]
         back = lab.run("b", traffic("blast", "a", PORT, 1, 100, 0), capture_output=True, text=True)
         assert "unreachable" in back.stderr
         assert [(each.host, each.missed_packets) for each in lab.host_figures()] == [("a", 0), ("b", 0)]
