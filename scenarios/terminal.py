@@ -24,6 +24,11 @@ _DISTRIBUTIONS = (
 _SHOWN = ("mean", "p50", "p75", "p95", "p99")
 _NODE_ROWS = 12
 
+MOST_EVENTS = 30
+"""So many events of a run's churn are shown."""
+MOST_NAMES = 3
+"""So many of the machines of one event."""
+
 
 @contextmanager
 def progress_bar(console: Console, title: str, total_s: float) -> Iterator[Callable[[RunProgress], None] | None]:
@@ -58,6 +63,35 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(_nodes(summary))
     if "real_time" in summary:
         console.print(_timing(summary["real_time"]))
+    if "churn" in summary:
+        console.print(_churn(summary["churn"]))
+
+
+def _churn(figures: Mapping[str, Any]) -> Table:
+    """What went wrong, and what came of it: one row an event, the first ones if there are many."""
+    events = figures["events"]
+    recovery = f"recovery {figures['recovery_policy']}, requests in flight {figures['in_flight_policy']}"
+    more = f" (the first {MOST_EVENTS} of {figures['incidents']})" if figures["incidents"] > MOST_EVENTS else ""
+    table = Table(title=f"churn: {recovery}{more}", title_justify="left")
+    for column in ("at s", "event", "noticed", "back", "retried, failed", "tokens again", "layers", "debt s"):
+        table.add_column(column, justify="left" if column == "event" else "right", overflow="fold")
+    for event in events[:MOST_EVENTS]:
+        names = ", ".join(event["nodes"][:MOST_NAMES]) + (", ..." if len(event["nodes"]) > MOST_NAMES else "")
+        table.add_row(
+            f"{event['at_s']:.1f}",
+            f"{event['kind']} {names}".strip(),
+            _or_dash(event["detection_s"]),
+            _or_dash(event["recovery_s"]),
+            f"{event['requests_retried']}, {event['requests_failed']}",
+            str(event["tokens_recomputed"]),
+            str(event["layers_moved"]),
+            f"{event['slo_debt_s']:.0f}",
+        )
+    return table
+
+
+def _or_dash(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f}"
 
 
 def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:

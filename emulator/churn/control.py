@@ -171,6 +171,7 @@ class ChurnControl:
             return
         machine.role = Role.SPARE
         machine.suspected = False
+        self.report.detected(machine.incident)
         self.detector.watch(machine)
         self.recovery.joined(machine)
         self.state.coordinator.admit_waiting()

@@ -47,7 +47,8 @@ class Incident:
         kv_bytes_lost: KV entries that went down with machines.
         layers_moved: Layers loaded because of it.
         bytes_moved: Their bytes.
-        slo_debt_s: Seconds, until throughput was back, in which a request failed or missed its objectives.
+        slo_debt_s: Seconds, until the next event, outside the objectives: in which a request failed, ended past its
+            objectives, or was past them already.
     """
 
     def __init__(self, number: int, at_s: float, kind: str, names: Sequence[str], details: dict[str, Any]) -> None:
@@ -123,6 +124,7 @@ class ChurnReport:
         self._no_token: list[Incident] = []
         self._no_recovered_token: list[Incident] = []
         self._open: list[Incident] = []
+        self._latest: Incident | None = None
         self._recent: deque[float] = deque(maxlen=BEFORE_SAMPLES)
         self._last = (0, 0, 0, 0)
         self._totals = {"tokens_recomputed": 0, "requests_retried": 0, "requests_failed": 0}
@@ -153,6 +155,7 @@ class ChurnReport:
             self._incidents.append(one)
         self._no_token.append(one)
         self._open.append(one)
+        self._latest = one
         self.expects_token = True
         return one
 
@@ -239,12 +242,12 @@ class ChurnReport:
         self._next_sample()
 
     def _judge(self, *, misses: int) -> None:
+        now = self._env.now
+        if self._latest is not None and (misses > 0 or self._anybody_late()):
+            self._slo_debt_s += SAMPLE_S
+            self._latest.slo_debt_s += SAMPLE_S
         if not self._open:
             return
-        now = self._env.now
-        if misses > 0:
-            self._slo_debt_s += SAMPLE_S
-            self._open[-1].slo_debt_s += SAMPLE_S
         recent = list(self._recent)[-SMOOTHED_SAMPLES:]
         rate = sum(recent) / len(recent)
         still: list[Incident] = []
@@ -261,6 +264,21 @@ class ChurnReport:
             else:
                 still.append(incident)
         self._open = still
+
+    def _anybody_late(self) -> bool:
+        """Whether a request that has not ended is past its objectives already."""
+        slo, now = self._metrics.slo, self._env.now
+        if slo.ttft_s is None and slo.e2e_s is None:
+            return False
+        coordinator = self._control.state.coordinator
+        requests = [attempt.request for attempt in coordinator.in_flight()]
+        for request in (*requests, *coordinator.waiting):
+            age_s = now - request.arrival_s
+            if slo.e2e_s is not None and age_s > slo.e2e_s:
+                return True
+            if slo.ttft_s is not None and request.first_token_s is None and age_s > slo.ttft_s:
+                return True
+        return False
 
     # -- results -------------------------------------------------------------------------------
 
