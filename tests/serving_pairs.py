@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from emulator.spec import EmulationSpec
@@ -55,9 +56,14 @@ def random_cluster(rng: random.Random, kind: str) -> Cluster:
     return Cluster(name=kind, nodes=tuple(nodes), coordinator=front, network=Network(regions=links))
 
 
-def random_plan(rng: random.Random, problem: Problem) -> Plan:
-    """A plan of some planner."""
-    choice = rng.choice(("petals", "petals", "swarm", "uniform", "blocks", "blocks", "shallow", "shallow", "cover"))
+ANY = ("petals", "petals", "swarm", "uniform", "blocks", "blocks", "shallow", "shallow", "cover")
+BY_RULE = ("petals", "swarm", "uniform")
+"""Planners without a time limit, whose plans depend on the seed alone."""
+
+
+def random_plan(rng: random.Random, problem: Problem, planners: Sequence[str]) -> Plan:
+    """A plan of some planner; shallow is ``blocks`` with a cap on the depth."""
+    choice = rng.choice(planners)
     if choice == "shallow":
         deep = planner("blocks", time_limit_s=2.0).plan(problem)
         return planner("blocks", time_limit_s=2.0, max_depth=rng.randint(deep.depth // 2, deep.depth)).plan(problem)
@@ -81,7 +87,7 @@ def shaken(rng: random.Random, problem: Problem, placement: Placement) -> Placem
     return Placement(held)
 
 
-def random_pair(seed: int, kind: str | None = None) -> EmulationSpec:
+def random_pair(seed: int, kind: str | None = None, planners: Sequence[str] = ANY) -> EmulationSpec:
     """A cluster of ``kind`` (or any), a placement on it, and the library's closed loop that fills the KV caches."""
     rng = random.Random(seed)
     kind = kind or rng.choice(KINDS)
@@ -90,7 +96,7 @@ def random_pair(seed: int, kind: str | None = None) -> EmulationSpec:
         cluster = random_cluster(rng, kind)
         problem = problem_for(cluster, base.model, base.profiles, rng.randint(0, 10**6))
         try:
-            plan = random_plan(rng, problem)
+            plan = random_plan(rng, problem, planners)
         except PlanError:
             continue
         placement = plan.placement
@@ -102,3 +108,16 @@ def random_pair(seed: int, kind: str | None = None) -> EmulationSpec:
             base, name=f"{kind} {seed} {plan.planner}", seed=seed, cluster=cluster, placement=placement
         )
     raise AssertionError(f"seed {seed}: no plan in {TRIES} clusters")
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation of two lists without ties."""
+
+    def ranks(values: Sequence[float]) -> list[float]:
+        order = sorted(range(len(values)), key=values.__getitem__)
+        placed = [0.0] * len(values)
+        for rank, index in enumerate(order):
+            placed[index] = float(rank)
+        return placed
+
+    return statistics.correlation(ranks(first), ranks(second))

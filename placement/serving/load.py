@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from placement.errors import PlanError
-
-GOLDEN = 0.6180339887498949
-"""Multiples of it, modulo 1, fill the unit interval more evenly than random numbers do."""
-PLASTIC = (0.7548776662466927, 0.5698402909980532)
-"""The same for the unit square."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +46,19 @@ class Load:
         return sum(output - 1 for _, output in self.lengths) / len(self.lengths)
 
     def arriving(self) -> Iterator[tuple[int, int]]:
-        """Requests to come, spread evenly over the sample; endless."""
-        ordered = sorted(self.lengths, key=lambda pair: (pair[1], pair[0]))
-        for index in itertools.count(1):
-            yield ordered[int(index * GOLDEN % 1 * len(ordered))]
+        """Requests to come: the sample in its order, over and over."""
+        return itertools.cycle(self.lengths)
 
-    def found(self) -> Iterator[tuple[int, int, int]]:
+    def found(self, draw: random.Random) -> Iterator[tuple[int, int, int]]:
         """Requests as one finds them decoding: prompt tokens, tokens so far, decodes left; endless unless none decodes.
 
-        One is found with a probability in proportion to the time that it stays, at any point of it alike.
+        One is found with a probability in proportion to the time that it stays, at any point of it alike. Draws are
+        independent: spread evenly, prefills would never bunch, and what bunches delays the others less.
         """
-        ordered = sorted(self.lengths, key=lambda pair: (pair[1], pair[0]))
-        reach = list(itertools.accumulate(output - 1 for _, output in ordered))
+        reach = list(itertools.accumulate(output - 1 for _, output in self.lengths))
         if not reach[-1]:
             return
-        for index in itertools.count(1):
-            prompt, output = ordered[bisect_right(reach, index * PLASTIC[0] % 1 * reach[-1])]
-            left = 1 + int(index * PLASTIC[1] % 1 * (output - 1))
+        while True:
+            prompt, output = self.lengths[bisect_right(reach, draw.random() * reach[-1])]
+            left = 1 + int(draw.random() * (output - 1))
             yield prompt, output - left, left
