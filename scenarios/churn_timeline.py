@@ -154,18 +154,20 @@ class Timeline:
             return
         if kind is NodeEventKind.CRASH:
             self._set(name, now_s, False)
-            down_s = now_s
+            if event.duration_s is not None:
+                self._later(now_s + event.duration_s, name, True)
+            return
+        # It may leave as soon as it has finished, and has left when the notice is over.
+        self._set(name, now_s, None)
+        if event.notice_s < math.inf:
+            self._later(now_s + event.notice_s, name, False)
+        if event.duration_s is None:
+            return
+        if kind is NodeEventKind.PREEMPT:
+            self._later(now_s + event.notice_s + event.duration_s, name, True)
         else:
-            # It leaves as soon as it has finished, at the latest when the notice is over.
-            self._set(name, now_s, None)
-            down_s = now_s + event.notice_s
-            if down_s < math.inf:
-                self._later(down_s, name, False)
-        if event.duration_s is not None and down_s < math.inf:
-            if kind is not NodeEventKind.CRASH:
-                # Whether the time away counts from leaving early or from the end of the notice is the run's business.
-                self._later(now_s + event.duration_s, name, None)
-            self._later(down_s + event.duration_s, name, True)
+            # It comes back if it has left by then.
+            self._later(now_s + event.duration_s, name, True if event.duration_s > event.notice_s else None)
 
     def _set(self, name: str, now_s: float, up: bool | None) -> None:
         self._up[name] = up

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from emulator.churn.recovery import RECOVERY_NAMES, recovery_class
 from emulator.churn.spec import ChurnSpec
 from emulator.conditions import NetworkConditions
+from emulator.emulation import Emulation
 from emulator.errors import SimulationError
 from emulator.schedulers import POLICY_NAMES, policy_class
 from emulator.schedulers.policy import checked_options
@@ -31,11 +33,14 @@ from scenarios.objectives import Objective
 from scenarios.placing import Placed, coverage_problems, place, placed_by, plan_problems
 from scenarios.ranking import RANKING_LIMIT_S, Ranked, rank_plans
 from scenarios.schema import PlacementSection, SchedulerSection
+from scenarios.schema_churn import RecoverySection
 from scenarios.schema_cluster import ClusterSection
 from scenarios.schema_profile import ModelSection, ProfileSection
 from scenarios.tree import Tree, TreePath, from_plain
 from scenarios.validation import problem_at
 from scenarios.workloads import WorkloadMaker
+
+PolicyT = TypeVar("PolicyT")
 
 
 @dataclass(slots=True)
@@ -78,6 +83,7 @@ class Crossing:
             if not self.problems and model and profiles is not None and placed and workload:
                 spec = self._assembled(model, profiles, placed, workload, conditions, churn)
                 spec = spec if placed.placement.ranges else self._ranked(spec)
+                self._try_recovery(spec)
             self.expectations, found = read_expectations(self.tree, spec)
             self.problems += found
         except SimulationError as error:
@@ -108,6 +114,14 @@ class Crossing:
     def _put_placement(self, placed: Placed) -> None:
         origin = self.tree.nearest(("placement",)).origin
         self.tree = self.tree.put(("placement",), from_plain(placed.resolved, origin))
+
+    def _try_recovery(self, spec: EmulationSpec | None) -> None:
+        """Whether a recovery policy takes the values of its options, which it alone knows."""
+        if spec is not None and spec.churn is not None and spec.churn.recovery.options:
+            try:
+                Emulation(spec)
+            except SimulationError as error:
+                self._simulation_problem(("churn", "recovery", "options"), error)
 
     def _assembled(
         self,
@@ -264,6 +278,7 @@ class Crossing:
         if section is None:
             self.problems += maker.problems_of_parts()
             return None
+        self._check_recovery(section.recovery)
         try:
             churn = maker.make(section)
         except ScenarioError as error:
@@ -272,28 +287,44 @@ class Crossing:
         self.tree = maker.tree
         return churn
 
+    def _check_recovery(self, section: RecoverySection) -> None:
+        path: TreePath = ("churn", "recovery")
+        policy = self._policy(section.policy, RECOVERY_NAMES, recovery_class, (*path, "policy"))
+        if policy is None:
+            return
+        for option in section.options:
+            if option not in policy.known_options:
+                rule = f"the recovery policy {section.policy} has no such option"
+                remedy = suggestion(option, tuple(policy.known_options))
+                self.problems.append(problem_at(self.tree, (*path, "options", option), rule, remedy))
+
     def _check_scheduler(self) -> None:
         section: SchedulerSection | None = self.sections.get("scheduler")
         if section is None:
             return
-        if section.policy not in POLICY_NAMES and ":" not in section.policy:
-            remedy = f"{suggestion(section.policy, POLICY_NAMES)} (one of your own is module:Class)"
-            self.problems.append(problem_at(self.tree, ("scheduler", "policy"), "there is no such policy", remedy))
-            return
-        try:
-            policy = policy_class(section.policy)
-        except SimulationError as error:
-            self._simulation_problem(("scheduler", "policy"), error, "correct module:Class")
-            return
-        except Exception as error:  # The module of somebody's own policy may raise anything.
-            rule = f"it cannot be loaded: {type(error).__name__}: {error}"
-            self.problems.append(problem_at(self.tree, ("scheduler", "policy"), rule, "correct the module"))
-            return
-        if section.policy in POLICY_NAMES:
+        policy = self._policy(section.policy, POLICY_NAMES, policy_class, ("scheduler", "policy"))
+        if policy is not None and section.policy in POLICY_NAMES:
             try:
                 checked_options(policy.name, policy.default_options, section.options)
             except SimulationError as error:
                 self._simulation_problem(("scheduler", "options"), error, "correct or remove the option")
+
+    def _policy(
+        self, name: str, known: tuple[str, ...], load: Callable[[str], type[PolicyT]], path: TreePath
+    ) -> type[PolicyT] | None:
+        """The class of a policy by its name, or ``module:Class``; ``None``, and a problem, when there is none."""
+        if name not in known and ":" not in name:
+            remedy = f"{suggestion(name, known)} (one of your own is module:Class)"
+            self.problems.append(problem_at(self.tree, path, "there is no such policy", remedy))
+            return None
+        try:
+            return load(name)
+        except SimulationError as error:
+            self._simulation_problem(path, error, "correct module:Class")
+        except Exception as error:  # The module of somebody's own policy may raise anything.
+            rule = f"it cannot be loaded: {type(error).__name__}: {error}"
+            self.problems.append(problem_at(self.tree, path, rule, "correct the module"))
+        return None
 
     def _check_times(self) -> None:
         duration, warm_up = self.sections.get("duration"), self.sections.get("warm_up")
