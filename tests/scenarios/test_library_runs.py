@@ -66,7 +66,7 @@ def hash_in_a_process(scenario: str, hash_seed: str, *sets: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "sets"),
-    [("quickstart", []), ("helix-24-70b-online", ["duration=60 s"]), ("spot-churn-24", ["duration=200 s"])],
+    [("quickstart", []), ("helix-24-70b-online", ["duration=60 s"]), ("lose-one-a100-24", ["duration=260 s"])],
 )
 def test_two_processes_give_the_same_log(name: str, sets: list[str]) -> None:
     assert hash_in_a_process(name, "1", *sets, "seed=5") == hash_in_a_process(name, "4242", *sets, "seed=5")
