@@ -116,7 +116,7 @@ async def test_fail_ends_a_wait_at_once_even_behind_a_closed_gate() -> None:
     env = wall_environment()
     gate = ArrivalGate()
     env.gate = gate
-    gate.expect(1, 0.001)
+    gate.expect(1, 0.001, ("a", "b"))
     task = asyncio.ensure_future(env.advance(1000.0))
     await asyncio.sleep(0.03)
     env.fail(SimulationError("a peer is gone"))
@@ -141,8 +141,8 @@ async def test_nothing_passes_a_message_that_is_not_here() -> None:
     seen: list[float] = []
     for at in (0.01, 0.02, 0.03):
         env.call_at(at, lambda _event: seen.append(env.now))
-    gate.expect(1, 0.02)
-    gate.expect(2, 0.025)
+    gate.expect(1, 0.02, ("a", "b"))
+    gate.expect(2, 0.025, ("a", "b"))
     task = asyncio.ensure_future(env.advance(0.05))
     await asyncio.sleep(0.1)
     assert seen == [0.01], "what is planned for the message's time waits as well"

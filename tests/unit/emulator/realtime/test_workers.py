@@ -34,7 +34,7 @@ def chain_spec(**changes: Any) -> EmulationSpec:
         "cluster": toy_cluster(("n0", "n1", "n2", "n3"), bandwidth=1e7, latency=0.05),
         "placement": placed(n0=(0, 1), n1=(1, 2), n2=(2, 3), n3=(3, 4)),
         "workload": constant(8),
-        "duration_s": 3.0,
+        "duration_s": 2.0,
         "drain": True,
         **changes,
     }
