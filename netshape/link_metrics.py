@@ -63,7 +63,8 @@ class LinkMetrics:
 
     Bandwidth is measured while the link is busy: over messages that follow on the one before without a gap in the
     plan, bytes by the time between deliveries, against bytes by the time between planned deliveries. Latency counts
-    from the moment the last byte leaves the link as planned, so it holds no queueing.
+    from the moment the last byte leaves the link as planned, so it holds no queueing; what is delivered of it beyond
+    the plan is the lateness. The delays count from the moment of handing over, and hold queueing and transmission.
 
     Args:
         name: The link's name.
@@ -120,6 +121,8 @@ class LinkMetrics:
     def report(self) -> dict[str, Any]:
         """All of it as a plain dictionary; rates in bytes/s, times in s, ``None`` where nothing was measured."""
         count = self.messages
+        latency = self.configured_latency_s
+        typical = None if latency is None or not count else latency + self.lateness.quantile(0.5)
         return {
             "link": self.name,
             "messages": count,
@@ -127,7 +130,8 @@ class LinkMetrics:
             "configured_bytes_per_s": self.configured_bytes_per_s,
             "planned_bytes_per_s": self._busy_bytes / self._busy_planned_s if self._busy_planned_s > 0 else None,
             "delivered_bytes_per_s": self._busy_bytes / self._busy_s if self._busy_s > 0 else None,
-            "configured_latency_s": self.configured_latency_s,
+            "configured_latency_s": latency,
+            "delivered_latency_s_p50": typical,
             "planned_delay_s_mean": self._planned_delay_s / count if count else None,
             "delivered_delay_s_mean": self._delay_s / count if count else None,
             "lateness_s": self.lateness.report() if count else None,

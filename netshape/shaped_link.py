@@ -18,6 +18,8 @@ from netshape.timing import DeadlineHeap
 
 HORIZON_S = 0.02
 """How far a sender may run ahead of its link."""
+MAX_HORIZON_S = 0.16
+"""How far on a machine that wakes it late."""
 
 Listener = Callable[[Replan], None]
 
@@ -33,11 +35,12 @@ class ShapedLink:
         seed: Of the scenario.
         return_latency_s: Latency of the way back; that of this way when not given.
         sending_card: Sending network card, when it is shared with other links.
-        horizon_s: How far senders may run ahead, in seconds of the link's time.
+        horizon_s: How far senders may run ahead at first, in seconds of the link's time.
 
     Attributes:
         clock: Its virtual clock.
-        horizon_s: How far senders may run ahead now; less than given where the queue limit is less.
+        horizon_s: How far senders may run ahead now: more on a machine that wakes them late, less where the queue limit
+            is less.
     """
 
     def __init__(
@@ -83,26 +86,17 @@ class ShapedLink:
             return planned, 0.0
         return planned, clock.free_s - (begin if begin > now_s else now_s)
 
-    async def room(self, ready_s: float, gone: Callable[[], bool]) -> float:
+    async def room(self, gone: Callable[[], bool]) -> None:
         """Wait until a sender may go on, or ``gone`` says that it need not.
 
-        Those who wait are woken when half the horizon is free, first come first.
-
-        Args:
-            ready_s: The sender's time, which may be behind that of the clock.
-            gone: Tells whether the sender is gone.
-
-        Returns:
-            The sender's time now: that at which it should have been woken.
+        Those who wait are woken when half the horizon is free, first come first. When the machine wakes them so late
+        that the link has run dry, the horizon doubles, up to :data:`MAX_HORIZON_S`: what it bridges was too short.
         """
-        while self.clock.free_s - ready_s > self.horizon_s and not gone():
-            wake_s = self.clock.free_s - self.horizon_s / 2
-            now = monotonic()
-            if wake_s > now:
-                await self._next_wake()
-                now = monotonic()
-            ready_s = max(ready_s, min(wake_s, now))
-        return ready_s
+        while self.clock.free_s - monotonic() > self.horizon_s and not gone():
+            await self._next_wake()
+            if monotonic() > self.clock.free_s:
+                self._most_ahead_s = max(self._most_ahead_s, min(2 * self._most_ahead_s, MAX_HORIZON_S))
+                self._set_horizon()
 
     async def sent(self, gone: Callable[[], bool]) -> None:
         """Wait until no change can concern what was accepted so far, as all of it has left the link, or ``gone``."""

@@ -13,23 +13,15 @@ from netshape.shaped_link import ShapedLink
 
 TURN_S = 0.00025
 """A sender that need not wait lets others have their turn after this time: it would delay what they have to deliver."""
-TOGETHER_S = 0.0005
-"""A message sent this soon after the one before belongs to the same burst."""
 FORGET_AFTER = 64
 """Messages of which the numbers are kept without a look at whether they have left the link."""
-MACHINE_BYTES_PER_S = 1e9
-"""A link faster than this is not what limits its sender; there is nothing to catch up with."""
-MAX_LAG_S = 0.1
-"""How late a sender may be woken for its link to go on as if it had been woken in time."""
 
 
 class ShapedSender:
     """The sending half: plans messages on a link and gives them to a connection.
 
-    A message counts as handed over when :meth:`send` was called, also when it had to wait for room. A sender that waits
-    is woken when there is room again; if the machine wakes it late, or is slow to take in what was sent, its burst goes
-    on from the time at which it should have gone on, up to :data:`MAX_LAG_S` ago, so that a busy machine does not lower
-    the link's rate.
+    A message counts as handed over when :meth:`send` was called, also when it had to wait for room on the link; but not
+    before the socket took more.
 
     Args:
         connection: Where they go.
@@ -41,7 +33,7 @@ class ShapedSender:
         self.link = link
         # Number on the link and on the connection of what a change of the link may concern.
         self._numbers: deque[tuple[int, int]] = deque()
-        self._turn_s = self._returned_s = self._lag_s = 0.0
+        self._turn_s = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
         if link is not None:
@@ -88,23 +80,19 @@ class ShapedSender:
     async def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1) -> float:
         """As :meth:`send_nowait`, once the link and the socket have room; others have their turn now and then."""
         link, connection = self.link, self.connection
-        now = monotonic()
-        # Within a burst, time goes on from where the last message left it.
-        ready = now - self._lag_s if now - self._returned_s <= TOGETHER_S else now
-        if now - self._turn_s > TURN_S:
+        ready = monotonic()
+        if ready - self._turn_s > TURN_S:
             await asyncio.sleep(0)
             self._turn_s = monotonic()
         while not connection.closed:
             if not connection.writable:
                 await self._writable.wait()
-            elif link is not None and link.clock.free_s - ready > link.horizon_s:
-                ready = await link.room(ready, self._gone)
+                ready = monotonic()
+            elif link is not None and link.clock.free_s - monotonic() > link.horizon_s:
+                await link.room(self._gone)
             else:
                 break
-        now = self._returned_s = monotonic()
-        limits = link is not None and link.clock.bytes_per_s <= MACHINE_BYTES_PER_S
-        self._lag_s = min(now - ready, MAX_LAG_S) if limits else 0.0
-        return self._send(payload, header, size_bytes, now - self._lag_s)
+        return self._send(payload, header, size_bytes, ready)
 
     async def sent(self) -> None:
         """Wait until nothing sent here can be concerned by a change of the link, and the socket has taken it."""

@@ -29,6 +29,8 @@ def test_extremes_are_counted() -> None:
 
 def test_bandwidth_counts_while_the_link_is_busy_only() -> None:
     metrics = LinkMetrics("a->b")
+    metrics.configured_latency_s = 0.1
+    assert metrics.report()["delivered_latency_s_p50"] is None
     assert metrics.report()["delivered_bytes_per_s"] is None
     # Three messages back to back, 0.1 s each; then a pause; then two more.
     for planned, late in [(1.1, 0.0), (1.2, 0.01), (1.3, 0.02), (9.1, 0.0), (9.2, 0.05)]:
@@ -37,6 +39,7 @@ def test_bandwidth_counts_while_the_link_is_busy_only() -> None:
     assert report["planned_bytes_per_s"] == pytest.approx(3000 / 0.3)
     assert report["delivered_bytes_per_s"] == pytest.approx(3000 / (0.22 + 0.15))
     assert report["messages"] == 5
+    assert report["delivered_latency_s_p50"] == pytest.approx(0.11, rel=0.01)
     assert report["lateness_s"]["max"] == pytest.approx(0.05)
     assert report["planned_delay_s_mean"] == pytest.approx((0.1 + 0.2 + 0.3 + 8.1 + 8.2) / 5)
     assert report["delivered_delay_s_mean"] == pytest.approx((0.1 + 0.21 + 0.32 + 8.1 + 8.25) / 5)

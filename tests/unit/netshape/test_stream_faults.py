@@ -310,7 +310,7 @@ def test_live_changes_under_load_lose_and_reorder_nothing(seed: int) -> None:
             await done.acquire()
         assert got == {b"%d" % index: list(range(300)) for index in range(4)}
         assert min(early) >= 0
-        assert moved > 20
+        assert moved > 0
         assert sum(metric.messages for metric in metrics) == 1200
         await server.close()
 

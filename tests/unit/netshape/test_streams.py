@@ -48,7 +48,7 @@ def test_messages_arrive_in_order_when_planned_and_never_sooner(kind: str, tmp_p
         for index, (message, released) in enumerate(zip(collected.messages, collected.released_s, strict=True)):
             begin, planned = sent[index]
             assert planned == message.planned_s
-            assert begin + 10_009 / 1e7 + 0.02 <= planned <= released
+            assert begin + 10_008 / 1e7 + 0.02 <= planned <= released
             assert message.arrived_s <= released
         # 40 messages of 10 kB at 10 MB/s are 40 ms: never faster than the rate.
         assert collected.released_s[-1] - sent[0][0] >= 40 * 10_008 / 1e7 + 0.02
@@ -104,33 +104,26 @@ def test_a_sender_waits_for_its_link_and_goes_no_farther_than_the_horizon() -> N
     run(main)
 
 
-def test_a_sender_that_is_woken_late_catches_up_but_never_overtakes_its_link() -> None:
-    async def busy_s() -> float:
-        """Time that 100 messages of 2 ms take up on their link, while the loop is held up for 60 ms."""
+def test_a_machine_that_wakes_senders_late_gets_a_farther_horizon_and_nothing_comes_early() -> None:
+    async def main() -> None:
         async with collecting() as (server, collected):
             link = ShapedLink(at(1e6, 0.001))
             stream = await open_stream(server.address, link)
+            assert link.horizon_s == 0.02
             begin = monotonic()
+            called = []
             for number in range(100):
                 if number == 20:
-                    asyncio.get_running_loop().call_later(0.005, time.sleep, 0.06)
+                    asyncio.get_running_loop().call_later(0.005, time.sleep, 0.06)  # a machine that is busy elsewhere
+                called.append(monotonic())
                 await stream.send(bytes(2000))
-            taken = link.clock.free_s - begin
+            assert 0.04 <= link.horizon_s <= 0.16
             await stream.close()
             await collected.ended()
-            ends = [begin + (number + 1) * 0.002 + 0.001 for number in range(100)]
-            assert all(time >= end for time, end in zip(collected.released_s, ends, strict=True))
-            return taken
-
-    async def main() -> None:
-        # Without catching up at least 40 ms are lost. A machine that is busy itself may spoil an attempt.
-        taken = []
-        for _ in range(10):
-            taken.append(await busy_s())
-            assert taken[-1] >= 0.2
-            if taken[-1] < 0.22:
-                return
-        pytest.fail(f"the link was idle in each of ten attempts: {taken}")
+            for number, (time_s, message) in enumerate(zip(called, collected.messages, strict=True)):
+                assert message.planned_s >= max(time_s + 0.002, begin + (number + 1) * 0.002) + 0.001
+            tight = ShapedLink(at(1e6, queue_limit_bytes=5000))
+            assert tight.horizon_s == 0.005
 
     run(main)
 
@@ -232,20 +225,20 @@ def test_a_change_moves_the_backlog_and_loses_nothing() -> None:
 def test_a_link_goes_down_and_up_under_way() -> None:
     async def main() -> None:
         async with collecting() as (server, collected):
-            link = ShapedLink(at(1e6))
+            link = ShapedLink(at(1e5))
             stream = await open_stream(server.address, link)
-            await stream.send(bytes(10_000))  # 10 ms
-            link.set(at(1e6, up=False))
+            await stream.send(bytes(100_000))  # 1 s
+            link.set(at(1e5, up=False))
             waiting = asyncio.ensure_future(stream.send(b"held back"))
             await asyncio.sleep(0.05)
             assert not waiting.done()
             assert collected.messages == []
             up = monotonic()
-            link.set(at(1e6))
+            link.set(at(1e7))
             await waiting
             await stream.close()
             await collected.ended()
-            assert [len(message.payload) for message in collected.messages] == [10_000, 9]
+            assert [len(message.payload) for message in collected.messages] == [100_000, 9]
             assert collected.released_s[0] >= up
 
     run(main)
