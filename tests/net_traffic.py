@@ -6,7 +6,9 @@ seconds, null for a lost one; ``blast HOST PORT COUNT BYTES GAP_S`` sends number
 ``[[number, seconds], ...]`` of those that have come when its standard input ends.
 """
 
+import contextlib
 import json
+import os
 import select
 import socket
 import struct
@@ -43,7 +45,14 @@ def source(host: str, port: str, seconds: str, congestion_control: str = "cubic"
             connection.sendall(data)
 
 
+def steady() -> None:
+    """Ask for real-time scheduling, so that it is the link that one measures and not who else uses the machine."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))
+
+
 def echo(port: str) -> None:
+    steady()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("0.0.0.0", int(port)))
         print("ready", flush=True)
@@ -53,6 +62,7 @@ def echo(port: str) -> None:
 
 
 def ask(host: str, port: str, count: str, gap_s: str) -> None:
+    steady()
     trips: list[float | None] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((host, int(port)))

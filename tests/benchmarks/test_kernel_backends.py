@@ -3,8 +3,8 @@
     sudo .venv/bin/python -m pytest tests/benchmarks/test_kernel_backends.py -m benchmark -s
 
 Rates are those of one TCP connection (cubic) in its steady state, against the link's rate less headers; the queue holds
-what is on its way in one and a half round trips. Round trips are
-those of small datagrams; what two hosts need without any link between them (a plain veth pair) is printed, too.
+what is on its way in one and a half round trips. Round trips are those of small datagrams between programs with
+real-time scheduling; what these need without any link between them (a plain veth pair) is printed, too.
 """
 
 from dataclasses import replace
