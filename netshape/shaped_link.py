@@ -89,14 +89,18 @@ class ShapedLink:
     async def room(self, gone: Callable[[], bool]) -> None:
         """Wait until a sender may go on, or ``gone`` says that it need not.
 
-        Those who wait are woken when half the horizon is free, first come first. When the machine wakes them so late
-        that the link has run dry, the horizon doubles, up to :data:`MAX_HORIZON_S`: what it bridges was too short.
+        Those who wait are woken when half the horizon is free, first come first.
         """
         while self.clock.free_s - monotonic() > self.horizon_s and not gone():
             await self._next_wake()
-            if monotonic() > self.clock.free_s:
-                self._most_ahead_s = max(self._most_ahead_s, min(2 * self._most_ahead_s, MAX_HORIZON_S))
-                self._set_horizon()
+
+    def ran_dry(self) -> None:
+        """Take note that the link was idle although its sender sends all it can: the machine woke it late.
+
+        The horizon doubles, up to :data:`MAX_HORIZON_S`, as what it bridges was too short.
+        """
+        self._most_ahead_s = max(self._most_ahead_s, min(2 * self._most_ahead_s, MAX_HORIZON_S))
+        self._set_horizon()
 
     async def sent(self, gone: Callable[[], bool]) -> None:
         """Wait until no change can concern what was accepted so far, as all of it has left the link, or ``gone``."""

@@ -34,6 +34,7 @@ class ShapedSender:
         # Number on the link and on the connection of what a change of the link may concern.
         self._numbers: deque[tuple[int, int]] = deque()
         self._turn_s = 0.0
+        self._busy_until_s = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
         if link is not None:
@@ -90,8 +91,13 @@ class ShapedSender:
                 ready = monotonic()
             elif link is not None and link.clock.free_s - monotonic() > link.horizon_s:
                 await link.room(self._gone)
+                # Until the link has sent what was ahead and as much again, this sender is taken to send all it can.
+                self._busy_until_s = link.clock.free_s + link.horizon_s
             else:
                 break
+        if link is not None and link.clock.free_s < monotonic() < self._busy_until_s:
+            self._busy_until_s = 0.0
+            link.ran_dry()
         return self._send(payload, header, size_bytes, ready)
 
     async def sent(self) -> None:
