@@ -38,7 +38,9 @@ LARGE = 50
 
 REPLICA_NODES = (42, 24, 12, 6)
 REPLICA_SHARE = 0.7
-"""Share of the time that is left which the replicas get."""
+"""Share of the time that is left which the replicas get; less where the cluster is then searched as a whole."""
+
+WHOLE_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class BlocksPlanner:
         max_depth: Most nodes on a path; as many as it takes when ``None``.
         polish: Whether local search follows; not with ``max_depth``, which it would not keep.
         ceiling_tokens_per_s: A flow that need not be passed, for instance that of a deeper plan; it is no bound.
+        precision: Relative width at which the search for the greatest target ends.
     """
 
     name: ClassVar[str] = "blocks"
@@ -59,9 +62,11 @@ class BlocksPlanner:
     max_depth: int | None = None
     polish: bool = True
     ceiling_tokens_per_s: float = math.inf
+    precision: float = BISECTION
 
     def __post_init__(self) -> None:
         require_positive(self.name, "time_limit_s", self.time_limit_s)
+        require_positive(self.name, "precision", self.precision, "flows")
         if self.max_depth is not None:
             require_positive(self.name, "max_depth", self.max_depth, "nodes")
 
@@ -76,7 +81,7 @@ class BlocksPlanner:
         names = require_linked_room(problem, self.name)
         progress = Progress(problem, self.name, self.time_limit_s, started_s)
         progress.tighten(clip_bound(problem))
-        search = BlockSearch(progress, names, self.max_depth, self.ceiling_tokens_per_s)
+        search = BlockSearch(progress, names, self.max_depth, self.ceiling_tokens_per_s, self.precision)
         if self.max_depth is None:
             progress.attempt(lambda: _start(progress, names))
         progress.attempt(lambda: progress.tighten(conf_lp_bound(problem, deadline_s=progress.deadline_s)))
@@ -88,6 +93,9 @@ class BlocksPlanner:
             progress.attempt(lambda: start_by_coverage(progress, names))
         if self._in_replicas(progress, names):
             progress.attempt(lambda: self._replicate(progress, names, search))
+            if self.max_depth is None:
+                until_s = now_s() + WHOLE_SHARE * progress.left_s
+                progress.attempt(lambda: search.run(until_s))
         else:
             progress.attempt(search.run)
         if self.polish and self.max_depth is None:
@@ -103,7 +111,8 @@ class BlocksPlanner:
         """Replicas of several sizes: large ones leave the least over, small ones have short chains."""
 
         def plan_one(part: Problem, share: float) -> Plan:
-            left_s = max(progress.left_s * share * REPLICA_SHARE, 1e-3)
+            part_of_all = REPLICA_SHARE if self.max_depth is not None else 1 - REPLICA_SHARE
+            left_s = max(progress.left_s * share * part_of_all, 1e-3)
             return BlocksPlanner(time_limit_s=left_s, max_depth=self.max_depth, polish=self.polish).plan(part)
 
         tried: list[int] = []
@@ -134,14 +143,20 @@ class BlocksPlanner:
         return plan if plan.depth <= self.max_depth else progress.finish(links=search.links)
 
     def _too_deep(self, problem: Problem) -> str:
-        most = sorted((problem.most_layers(node) for node in problem.cluster.nodes), reverse=True)
-        held, nodes = 0, 0
-        while held < problem.model.layers:
-            held, nodes = held + most[nodes], nodes + 1
+        nodes = least_depth(problem)
         return (
             f"{self.name}: no placement with at most {self.max_depth} nodes on a path was found; the {nodes} largest "
             f"nodes are the least that hold all {problem.model.layers} layers, so set max_depth to {nodes} or more"
         )
+
+
+def least_depth(problem: Problem) -> int:
+    """Fewest nodes on a path: as many of the largest nodes as hold all layers; they must be able to."""
+    most = sorted((problem.most_layers(node) for node in problem.cluster.nodes), reverse=True)
+    held = nodes = 0
+    while held < problem.model.layers:
+        held, nodes = held + most[nodes], nodes + 1
+    return nodes
 
 
 def _start(progress: Progress, names: Sequence[str]) -> None:
@@ -171,15 +186,23 @@ class BlockSearch:
         names: Nodes that may hold layers.
         max_depth: Most nodes on a path; none when ``None``.
         ceiling: Flow in tokens/s above which not to search.
+        precision: Relative width at which the search ends.
     """
 
     def __init__(
-        self, progress: Progress, names: Sequence[str], max_depth: int | None = None, ceiling: float = math.inf
+        self,
+        progress: Progress,
+        names: Sequence[str],
+        max_depth: int | None = None,
+        ceiling: float = math.inf,
+        precision: float = BISECTION,
     ) -> None:
         problem = progress.problem
+        self._precision = precision
         self._ceiling = ceiling
         self._progress = progress
         self._layers = problem.model.layers
+        self._until_s = progress.deadline_s
         self.links: list[tuple[str, str]] = []
         by_region = not progress.evaluate.all_wide
         linked = set(names)
@@ -191,12 +214,17 @@ class BlockSearch:
         self._regions = RegionPools(problem, self._kinds, max_depth) if by_region else None
         self._pool = BlockPool(self._kinds, self._layers, max_depth, problem.seed, floor=self._layers * (1 - 1e-9))
 
-    def run(self) -> None:
-        """Try the bound itself, then bisect between the best flow and the bound."""
+    def run(self, until_s: float = math.inf) -> None:
+        """Try the bound itself, then bisect between the best flow and the bound.
+
+        Args:
+            until_s: ``now_s()`` at which to stop, if that is before the end of all planning.
+        """
         progress = self._progress
-        low, high = 0.0, min(progress.bound, self._ceiling)
+        self._until_s = min(until_s, progress.deadline_s)
+        low, high = progress.flow, min(progress.bound, self._ceiling)
         target = high * (1 - 1e-10)
-        while not progress.over and high > low * (1 + BISECTION) and high > 1e-9:
+        while not progress.over and now_s() < self._until_s and high > max(low * (1 + self._precision), 1e-9):
             reached = self._try(target)
             low = max(low, reached)
             if reached < target * (1 - 1e-9):
@@ -218,7 +246,7 @@ class BlockSearch:
         return best
 
     def _covers(self, target: float) -> Iterator[list[Block]]:
-        deadline_s = self._progress.deadline_s
+        deadline_s = self._until_s
         if self._regions is not None:
             yield from self._regions.covers(target, deadline_s)
             return

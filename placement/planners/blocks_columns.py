@@ -1,7 +1,8 @@
 """Blocks: parallel lanes with a common start and end, and how many layers they can cover (PLANNER.md, BLOCKS).
 
-A *lane* is a chain of nodes; a *block* is one to three lanes over the same layers whose slowest nodes' rates add up to
-the target flow F. Blocks laid end to end serve F without partial inference. For a target F,
+A *lane* is a chain of nodes; a *block* is one to three lanes, or up to eight of one rate, over the same layers whose
+slowest nodes' rates add up to the target flow F. Blocks laid end to end serve F without partial inference. For a
+target F,
 
     max sum_B b_B z_B   s.t.   sum_B u_Bt z_B <= N_t for every kind t,   sum_B d_B z_B <= H,   z_B whole
 
@@ -24,6 +25,9 @@ from placement.planners.linear import Vector
 
 LONGEST_LANE = 10
 """Most nodes in a lane of a block; longer single lanes are several blocks."""
+
+EQUAL_LANES = (4, 5, 6, 8)
+"""Numbers of lanes beyond three; all such lanes of a block have one rate, so that combinations stay few."""
 
 LONGEST_BLOCK = 40
 """Most layers in a block."""
@@ -94,11 +98,14 @@ class BlockPricer:
         rates = sorted({rate for kind in kinds for rate in kind.rates if rate > 0})
         self._rates = rates
         self._most = np.array([[kind.layers_at(rate) for kind in kinds] for rate in rates], np.int64)
-        self._lanes = [found for count in range(1, most_lanes + 1) for found in self._combinations(count)]
-        self._by_count = {
-            count: np.array([found for found in self._lanes if len(found) == count], np.int64).reshape(-1, count)
-            for count in range(1, most_lanes + 1)
-        }
+        lanes = {count: self._combinations(count) for count in range(1, most_lanes + 1)}
+        lanes |= {count: self._equal(count) for count in EQUAL_LANES}
+        self._by_count = {count: np.array(found, np.int64).reshape(-1, count) for count, found in lanes.items()}
+
+    def _equal(self, count: int) -> list[tuple[int, ...]]:
+        """The least rate (as index) that reaches the flow in this many lanes."""
+        need = int(np.searchsorted(self._rates, self.flow / count * (1 - 1e-12)))
+        return [(need,) * count] if need < len(self._rates) else []
 
     def _combinations(self, count: int) -> list[tuple[int, ...]]:
         """Falling rates (as indices) whose sum reaches the flow only with the last, which is the least that does."""

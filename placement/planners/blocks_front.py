@@ -7,8 +7,11 @@ import dataclasses
 from placement.effort import now_s
 from placement.errors import PlanError
 from placement.plan import Plan, Problem
-from placement.planners.blocks import BlocksPlanner
+from placement.planners.blocks import BlocksPlanner, least_depth
 from placement.planners.progress import require_positive
+
+PRECISION = 5e-3
+"""Each plan of the front is about as close to the greatest flow of its depth: what users get depends on more."""
 
 
 def depth_front(problem: Problem, *, time_limit_s: float = 30.0) -> list[Plan]:
@@ -28,12 +31,13 @@ def depth_front(problem: Problem, *, time_limit_s: float = 30.0) -> list[Plan]:
     deadline_s = now_s() + time_limit_s
     # The flow is capped by T(k), so half of the time finds nearly all of it and leaves the rest for the other depths.
     plans = [BlocksPlanner(time_limit_s=time_limit_s / 2).plan(problem)]
-    while plans[-1].depth > 1 and (left_s := deadline_s - now_s()) > 0:
+    while plans[-1].depth > least_depth(problem) and (left_s := deadline_s - now_s()) > 0:
         try:
             shallower = BlocksPlanner(
                 time_limit_s=left_s,
                 max_depth=plans[-1].depth - 1,
                 ceiling_tokens_per_s=plans[-1].flow.tokens_per_s * (1 + 1e-9),
+                precision=PRECISION,
             )
             plans.append(shallower.plan(problem))
         except PlanError:

@@ -21,6 +21,9 @@ PERTURBATIONS = 4
 LEAST_PROFIT = -4.0
 """Layers that several lanes at a crossing may cost more than the prices say."""
 
+WHOLE_LAYERS = 0.99
+"""A solution whose bound is less than a layer above it is the best there is: blocks have whole numbers of layers."""
+
 NODE_LIMIT = 2_000
 """Branch-and-bound nodes for one target."""
 
@@ -77,7 +80,9 @@ class BlockPool:
         if left <= 0 or not usable:
             return None
         master = self._master(usable, max_depth, ends=ends)
-        answer = master.solve(time_limit_s=left, node_limit=NODE_LIMIT, target=float(self.layers))
+        answer = master.solve(
+            time_limit_s=left, node_limit=NODE_LIMIT, target=float(self.layers), absolute_gap=WHOLE_LAYERS
+        )
         if not answer.has_solution or answer.value < needed - 0.5:
             return None
         chosen = [

@@ -18,7 +18,12 @@ from placement.planners.blocks_columns import Block, Lane
 from placement.planners.blocks_master import BlockPool
 from placement.planners.kinds import Kind
 
-MOST_LANES = 3
+LANES = (1, 2, 3, 4, 5, 6, 8)
+"""Numbers of lanes that may meet at a crossing."""
+
+PAIRINGS = 2
+"""Pairs of numbers of lanes that are tried at a crossing: those with the fewest lanes, and the most even ones."""
+
 MOST_ORDERS = 400
 """Orders of regions that are tried for one target."""
 
@@ -94,9 +99,16 @@ class RegionPools:
         spare = math.fsum(most.values()) - layers
         if spare < -1e-6:
             return
+        entering, leaving = self._useful_lanes(flow)
         # A stretch so short that the other regions cannot make up for it is of no use.
         stretches = {
-            region: self._stretches(region, flow, max(1, math.ceil(most[region] - spare - 1e-6)), deadline_s)
+            region: self._stretches(
+                region,
+                flow,
+                max(1, math.ceil(most[region] - spare - 1e-6)),
+                deadline_s,
+                list(itertools.product(entering[region], leaving[region])),
+            )
             for region in self._members
         }
         found: list[_Route] = []
@@ -108,10 +120,31 @@ class RegionPools:
         for route in found[:MOST_CANDIDATES]:
             yield [block for region, stretch in route.stops for block in self._named(region, stretch)]
 
-    def _stretches(self, region: str, flow: float, needed: int, deadline_s: float) -> dict[Ends, list[list[Block]]]:
+    def _useful_lanes(self, flow: float) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Numbers of lanes with which a region may begin and end: 1, and the few that some crossing needs."""
+        entering: dict[str, set[int]] = {region: {1} for region in self._members}
+        leaving: dict[str, set[int]] = {region: {1} for region in self._members}
+        for (one, other), link in self._links.items():
+            if link <= 0:
+                continue
+            pairs = math.ceil(flow / link * (1 - 1e-9))
+            enough = [(n, m) for n in LANES for m in LANES if n * m >= pairs]
+            for lanes in sorted(enough, key=lambda lanes: (sum(lanes), abs(lanes[0] - lanes[1])))[:PAIRINGS]:
+                leaving[one].add(lanes[0])
+                entering[other].add(lanes[1])
+        return {one: sorted(lanes) for one, lanes in entering.items()}, {
+            one: sorted(lanes) for one, lanes in leaving.items()
+        }
+
+    def _stretches(
+        self, region: str, flow: float, needed: int, deadline_s: float, ends: Sequence[Ends]
+    ) -> dict[Ends, list[list[Block]]]:
         """A region's longest stretches by lanes at their ends; with a cap on the depth, of every useful depth."""
         found: dict[Ends, list[list[Block]]] = {}
-        for first, last in itertools.combinations_with_replacement(range(1, MOST_LANES + 1), 2):
+        for first, last in ends:
+            if (last, first) in found:
+                found[first, last] = [blocks[::-1] for blocks in found[last, first]]
+                continue
             cap, choices = self.max_depth, list[list[Block]]()
             while cap is None or cap > 0:
                 blocks = self._pools[region].reach(flow, deadline_s, ends=(first, last), max_depth=cap, needed=needed)
@@ -122,7 +155,6 @@ class RegionPools:
                     break
                 cap = sum(block.depth for block in blocks) - 1
             found[first, last] = choices
-            found[last, first] = [blocks[::-1] for blocks in choices]
         return found
 
     def _orders(self) -> Iterator[tuple[str, ...]]:

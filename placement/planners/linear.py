@@ -79,6 +79,7 @@ class Maximisation:
                 self._highs.setOptionValue(option, tolerance)
         self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
         self._integer = False
+        self._whole: list[int] = []
         self.interrupted = False
 
     @property
@@ -110,7 +111,7 @@ class Maximisation:
         index = self.columns
         self._highs.addCol(cost, 0.0, upper, len(rows), np.asarray(rows, np.int32), np.asarray(values, np.float64))
         if integer:
-            self._highs.changeColIntegrality(index, highspy.HighsVarType.kInteger)
+            self._whole.append(index)
             self._integer = True
         return index
 
@@ -120,6 +121,7 @@ class Maximisation:
 
     def start_from(self, columns: Sequence[float]) -> None:
         """Give the solver a solution to start from."""
+        self._mark_whole()
         solution = highspy.HighsSolution()
         solution.col_value = list(columns)
         self._highs.setSolution(solution)
@@ -131,6 +133,7 @@ class Maximisation:
         node_limit: int | None = None,
         target: float | None = None,
         relative_gap: float = 1e-9,
+        absolute_gap: float = 1e-9,
     ) -> Answer:
         """Solve it; a keyboard interrupt ends the solve like the time limit.
 
@@ -138,14 +141,16 @@ class Maximisation:
             time_limit_s: Most time for this solve, see :mod:`placement.effort`.
             node_limit: Branch-and-bound nodes, for limits that do not depend on the machine.
             target: A solution at least this good is good enough.
-            relative_gap: Distance of bound and solution that counts as proof.
+            relative_gap: Distance of bound and solution that counts as proof, as a share of the solution.
+            absolute_gap: The same in units of the objective; below 1 where only whole numbers are possible.
         """
+        self._mark_whole()
         limit_s = solver_limit_s(max(time_limit_s, 0.0))
         options: list[tuple[str, Any]] = [("time_limit", self._highs.getRunTime() + limit_s)]
         if self._integer:
             options += [
                 ("mip_rel_gap", relative_gap),
-                ("mip_abs_gap", 1e-9),
+                ("mip_abs_gap", absolute_gap),
                 ("mip_max_nodes", 2**31 - 1 if node_limit is None else node_limit),
                 ("objective_target", -_INFINITY if target is None else target),
             ]
@@ -158,6 +163,13 @@ class Maximisation:
         info = self._highs.getInfo()
         spend(SOLVE_S + SIMPLEX_S * max(0, info.simplex_iteration_count) + BRANCH_S * max(0, info.mip_node_count))
         return self._answer()
+
+    def _mark_whole(self) -> None:
+        """Tell the solver of new integer columns: all at once, as each call costs as much as adding a column."""
+        if self._whole:
+            kinds = [highspy.HighsVarType.kInteger] * len(self._whole)
+            self._highs.changeColsIntegrality(len(self._whole), np.asarray(self._whole, np.int32), kinds)
+            self._whole = []
 
     def _run_interruptibly(self) -> None:
         """Solve in a thread of its own: the solver's code holds back Ctrl-C from the thread that it runs in."""
@@ -189,6 +201,7 @@ class Maximisation:
 
     def write(self, path: str) -> None:
         """Write the model in LP or MPS format, by the ending of ``path``."""
+        self._mark_whole()
         self._highs.writeModel(path)
 
     def _answer(self) -> Answer:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from placement.bounds import clip_bound
 from placement.effort import now_s
 from placement.errors import PlanError
-from placement.flow import flow_upper_bound
 from placement.layers import Placement
 from placement.numbers import require
 from placement.plan import Plan, Problem, TracePoint
-from placement.planners import milp_gurobi, milp_highs, planner
+from placement.planners import milp_gurobi, milp_highs, planner, takes
 from placement.planners.milp_inputs import RangeLike, Start, fit_start, layer_ranges, require_solvable
 from placement.planners.milp_model import Formulation, build_model
 from placement.planners.milp_program import Program
@@ -23,6 +23,9 @@ from placement.planners.milp_search import Search, Solve
 from placement.planners.milp_solve import Limits, Watch
 
 SOLVERS = ("auto", "gurobi", "highs")
+
+START_SHARE = 0.2
+"""Share of the time limit that the planner of the start may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,8 @@ class MilpPlanner:
             tolerance may let through hundreds of tokens/s on a fast link.
         switch_on_ends: Rows that some published models have; they change nothing.
         exact_bytes: Count all bytes of a token; the published program counts activations alone between nodes.
-        start: What to begin with: a planner's name, a placement, or node name -> ``[start, stop]``; ``None`` for
-            nothing. The plan is never worse than its start.
+        start: What to begin with: a planner's name (``blocks`` starts best), a placement, or node name -> ``[start,
+            stop]``; ``None`` for nothing. The plan is never worse than its start.
         gap: Stop when bound and flow are this close, relative to the flow.
         time_limit_s: Stop after this many seconds; ``None`` for no limit.
         stop_at_tokens_per_s: Stop when the flow reaches this.
@@ -109,7 +112,7 @@ class MilpPlanner:
         search = self.prepare(problem)
         backend, why_not = self._backend(search.model.program)
         search.said += why_not
-        ceiling = flow_upper_bound(problem.cluster, problem.model, problem.profiles, problem.throughput)
+        ceiling = clip_bound(problem)
         target = min(ceiling / (1 + self.gap), self.stop_at_tokens_per_s or math.inf)
         watch = Watch(started_s=started_s, ceiling=ceiling, target=target)
         left_s = math.inf
@@ -117,7 +120,7 @@ class MilpPlanner:
             left_s = max(self.time_limit_s - (now_s() - started_s), 1e-3)
         limits = Limits(time_limit_s=left_s, gap=self.gap, threads=self.threads, seed=problem.seed)
         result = search.run(backend, limits, watch, self.progress)
-        plan = search.finish(result, watch, self.gap, started_s)
+        plan = search.finish(result, watch, self.gap, started_s, ceiling)
         return dataclasses.replace(plan, solver="gurobi" if backend is milp_gurobi.solve else "highs")
 
     def prepare(self, problem: Problem) -> Search:
@@ -146,7 +149,10 @@ class MilpPlanner:
         if self.start is None:
             return None, []
         if isinstance(self.start, str):
-            maker = planner(self.start)
+            options = {}
+            if self.time_limit_s is not None and takes(self.start, "time_limit_s"):
+                options["time_limit_s"] = START_SHARE * self.time_limit_s
+            maker = planner(self.start, **options)
             try:
                 given = maker.plan(problem).placement
             except PlanError as error:

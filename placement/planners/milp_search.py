@@ -68,7 +68,7 @@ class Search:
         watch.pass_on(progress)
         return result
 
-    def finish(self, result: SolverResult, watch: Watch, gap: float, started_s: float) -> Plan:
+    def finish(self, result: SolverResult, watch: Watch, gap: float, started_s: float, ceiling: float) -> Plan:
         """The plan: the solver's placement or the start, whichever has the greater exact flow.
 
         The bound of a pruned program says nothing about placements that use the other links, so it is not the plan's.
@@ -89,7 +89,7 @@ class Search:
                 f"{NAME}: the search left pruned links out, so {result.bound:.6g} tokens/s bounds only placements "
                 f"without them; the plan's bound holds for all"
             )
-        bound = math.inf if pruned else max(result.bound, flow)
+        bound = max(flow, ceiling if pruned else min(result.bound, ceiling))
         plan = finish_plan(
             self.problem,
             placement,

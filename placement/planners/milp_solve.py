@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,15 @@ class SolverResult:
     values: Floats | None
     bound: float
     message: str = ""
+
+
+def _take_back_interrupts() -> None:
+    """Let Python have Ctrl-C again: Gurobi takes it over when it starts, and writes a line to standard output then."""
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGINT)
+        # None belongs to a handler that was not set by Python; nothing is known of it.
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 class Watch:
@@ -150,6 +160,7 @@ class Watch:
         while True:
             try:
                 while not finished.wait(POLL_S):
+                    _take_back_interrupts()
                     self.pass_on(progress)
                 return
             except KeyboardInterrupt:

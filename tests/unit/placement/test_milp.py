@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import highspy
@@ -137,13 +138,35 @@ def test_the_published_way_to_count_bytes_is_that_of_tokens_without_ids():
     assert exact.warnings == ()
 
 
-def test_what_the_published_program_does_not_see_makes_no_optimal_plan():
+def test_what_the_published_program_does_not_see_the_bound_does():
     # The coordinator's cards let only 500 tokens/s through.
     problem = problem_of("AA", 4, coordinator_nic=1e3)
+    for options in ({}, {"exact_bytes": True}, {"max_degree": 1}):
+        plan = planner("milp", **options).plan(problem)
+        assert plan.flow.tokens_per_s == pytest.approx(500)
+        assert plan.bound_tokens_per_s == pytest.approx(500)
+        assert plan.status is PlanStatus.OPTIMAL
+
+
+def test_what_neither_program_nor_bound_see_makes_no_optimal_plan():
+    # 700 bytes/s between the nodes are 7 tokens/s with the token's id, and 7.14 without.
+    problem = problem_of("AA", 4, links=chain_links("n0", "n1") | {("n0", "n1"): 7e2})
     plan = planner("milp").plan(problem)
-    assert plan.flow.tokens_per_s == pytest.approx(500)
-    assert plan.status is PlanStatus.FEASIBLE
-    assert planner("milp", exact_bytes=True).plan(problem).status is PlanStatus.OPTIMAL
+    assert plan.flow.tokens_per_s == pytest.approx(7.0)
+    assert plan.bound_tokens_per_s > 7.0
+    exact = planner("milp", exact_bytes=True).plan(problem)
+    assert exact.status is PlanStatus.OPTIMAL
+    assert exact.bound_tokens_per_s == pytest.approx(7.0)
+
+
+def test_blocks_as_a_start_keeps_to_its_share_of_the_time():
+    problem = hard_problem(80, 24)
+    plan = planner("milp", solver="highs", start="blocks", time_limit_s=5.0).plan(problem)
+    assert (
+        plan.flow.tokens_per_s
+        >= planner("milp", solver="highs", start="petals", time_limit_s=1.0).plan(problem).flow.tokens_per_s
+    )
+    assert plan.trace[0].incumbent_tokens_per_s > 0
 
 
 def test_network_cards_of_unequal_speed_and_of_nodes_that_hold_everything():
@@ -422,9 +445,12 @@ def test_ctrl_c_gives_the_best_so_far(solver):
     options += ", progress=lambda point: print(flush=True)"
     with subprocess.Popen(script(options, "hard_problem(80, 24)"), stdout=subprocess.PIPE, text=True) as run:
         run.stdout.readline()
+        # Gurobi takes Ctrl-C over when it starts, and writes a line of its own until it is taken back.
+        time.sleep(1.0)
         run.send_signal(signal.SIGINT)
-        # Gurobi puts a line of its own before ours.
-        status, *warnings = run.stdout.read().splitlines()[-1].split("|")
+        printed = [line for line in run.stdout.read().splitlines() if line]
+        status, *warnings = printed[-1].split("|")
+    assert len(printed) == 1
     assert run.returncode == 0
     assert status == "FEASIBLE"
     assert "milp: stopped by Ctrl-C; this is the best placement until then" in warnings
