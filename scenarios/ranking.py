@@ -1,13 +1,14 @@
 """Ranks plans by what users feel: the serving model prunes the candidates, short emulations decide.
 
-A plan's max flow is not what it serves (PLANNER.md, last section): deep chains raise the flow, and the round trip. So
-the candidates are the front of flow against depth beside every other planner's plan; the serving model predicts what
-each of them serves, and the best few run the scenario itself from a warm start.
+A plan's max flow is not what it serves: deep chains raise the flow, and the round trip with it. So the candidates are
+plans of ``blocks`` of several depths beside every other planner's plan; the serving model predicts what each of them
+serves, and the best few run the scenario itself from a warm start.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +20,19 @@ from emulator.spec import EmulationSpec, Slo
 from emulator.warm_start import WarmStart
 from emulator.workload import OpenLoop
 from placement.errors import PlanError
-from placement.plan import Plan, Problem, problem_for
+from placement.plan import Plan, problem_for
 from placement.planners import planner, takes
-from placement.planners.blocks_front import depth_front
 from placement.serving.model import Effort, Prediction
 from scenarios.objectives import Objective
 from scenarios.predicting import predict_run
 
 RANKING_LIMIT_S = 30.0
-OTHERS = ("petals", "swarm", "uniform", "separate", "cover")
-"""Planners whose plans stand beside the front of ``blocks``."""
-FRONT_SHARE, OTHERS_SHARE, MODEL_SHARE = 0.25, 0.35, 0.6
-"""Parts of the time limit by whose ends the front, the other plans and the predictions must be there."""
-PRUNING = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=30)
+SEARCH_SHARE = 0.5
+"""Part of the time limit that goes into finding plans and predicting what they serve; the rest is for emulations."""
+ORDER: tuple[str | float, ...] = (0.5, "swarm", "petals", 0.65, 0.8, 0.4, "uniform", "cover", "separate", 0.3)
+"""What is tried after the deepest plan of ``blocks``: its plans with so large a part of that depth, other planners."""
+BLOCKS_LIMIT_S = 2.0
+PRUNING = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=50)
 HEATS, FINALISTS = 5, 2
 HEAT_S, HEAT_WARM_UP_S = 80.0, 20.0
 FINAL_S, SHORTEST_FINAL_S = 300.0, 120.0
@@ -86,12 +87,8 @@ def rank_plans(spec: EmulationSpec, objective: Objective, *, time_limit_s: float
         raise PlanError("objective goodput: it needs latency objectives, and the scenario has no slo; add slo")
     started_s = time.perf_counter()
     deadline_s = started_s + time_limit_s
-    plans = candidates(spec, time_limit_s)
-    predicted = _predicted(spec, plans, started_s + time_limit_s * MODEL_SHARE)
-    if not predicted:
-        raise PlanError(f"objective {objective}: nothing flows through any plan without partial inference; allow it")
-    model_score, served_score = _PREDICTED[objective], _SERVED[objective]
-    predicted.sort(key=lambda each: model_score(_seen(each)), reverse=True)
+    predicted = _Search(spec, objective, started_s + time_limit_s * SEARCH_SHARE).run()
+    served_score = _SERVED[objective]
     heats = _heats(spec, predicted[:HEATS], HEAT_S, deadline_s)
     heats.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
     rest = predicted[len(heats) :]
@@ -103,59 +100,75 @@ def rank_plans(spec: EmulationSpec, objective: Objective, *, time_limit_s: float
     return [*finals, *heats[len(finals) :], *rest]
 
 
-def candidates(spec: EmulationSpec, time_limit_s: float) -> list[Plan]:
-    """Different plans for a spec's cluster and model: the front of ``blocks``, deepest last, then the others'.
+class _Search:
+    """Looks for plans that the model promises much of: other planners' plans, and depths of ``blocks`` ever closer."""
 
-    Raises:
-        PlanError: No planner finds any.
-    """
-    started_s = time.perf_counter()
-    problem = problem_for(spec.cluster, spec.model, spec.profiles, spec.seed)
-    plans: list[Plan] = []
-    try:
-        plans += depth_front(problem, time_limit_s=time_limit_s * FRONT_SHARE)
-    except PlanError as error:
-        refusal = error
-    for name in OTHERS:
-        left_s = started_s + time_limit_s * OTHERS_SHARE - time.perf_counter()
-        if plans and left_s <= 0:
-            break
+    def __init__(self, spec: EmulationSpec, objective: Objective, deadline_s: float) -> None:
+        self._spec = spec
+        self._score = _PREDICTED[objective]
+        self._deadline_s = deadline_s
+        self._problem = problem_for(spec.cluster, spec.model, spec.profiles, spec.seed)
+        self._found: dict[tuple[object, ...], Ranked] = {}
+        self._by_depth: dict[int, Score] = {}
+        self._refusal: PlanError | None = None
+
+    def run(self) -> list[Ranked]:
+        """Plans with their predictions, best first.
+
+        Raises:
+            PlanError: There is none.
+        """
+        deepest = self._try("blocks", time_limit_s=self._limit_s())
+        depth = 0 if deepest is None else deepest.plan.depth
+        if deepest is not None:
+            self._by_depth[depth] = self._score(_seen(deepest))
+        for step in ORDER:
+            if self._found and time.perf_counter() > self._deadline_s:
+                break
+            if isinstance(step, str):
+                self._try(step, **({"time_limit_s": self._limit_s()} if takes(step, "time_limit_s") else {}))
+            elif depth:
+                self._try_depth(round(step * depth))
+        while (between := self._next_depth()) and time.perf_counter() < self._deadline_s:
+            self._try_depth(between)
+        if not self._found:
+            raise self._refusal or PlanError("objective: nothing flows through any plan; allow partial inference")
+        return sorted(self._found.values(), key=lambda each: self._score(_seen(each)), reverse=True)
+
+    def _limit_s(self) -> float:
+        return max(0.5, min(BLOCKS_LIMIT_S, self._deadline_s - time.perf_counter()))
+
+    def _try_depth(self, depth: int) -> None:
+        if depth < 1 or depth in self._by_depth:
+            return
+        made = self._try("blocks", max_depth=depth, time_limit_s=self._limit_s())
+        self._by_depth[depth] = (-math.inf, 0.0) if made is None else self._score(_seen(made))
+
+    def _next_depth(self) -> int:
+        """A depth half way between the best one and its wider side; 0 when both sides are known."""
+        if not self._by_depth:
+            return 0
+        best = max(self._by_depth, key=lambda depth: self._by_depth[depth])
+        lower = max((depth for depth in self._by_depth if depth < best), default=0)
+        upper = min((depth for depth in self._by_depth if depth > best), default=best)
+        below, above = best - lower, upper - best
+        if max(below, above) < 2:
+            return 0
+        return best - below // 2 if below > above else best + above // 2
+
+    def _try(self, name: str, **options: Any) -> Ranked | None:
+        """The prediction for a planner's plan; nothing where it finds none, or none that flows."""
         try:
-            plans.append(_plan(name, problem, max(left_s, 1.0)))
-        except PlanError:
+            plan = planner(name, **options).plan(self._problem)
+            key = (tuple(sorted(plan.placement.ranges.items())), plan.links)
+            if key not in self._found:
+                prediction = predict_run(with_plan(self._spec, plan), PRUNING)
+                self._found[key] = Ranked(plan=plan, prediction=prediction)
+            return self._found[key]
+        except PlanError as error:
             # A planner that cannot place this model is no candidate; if none can, the first one's reasons are told.
-            continue
-    if not plans:
-        raise refusal
-    return list({_layout(plan): plan for plan in reversed(plans)}.values())[::-1]
-
-
-def _plan(name: str, problem: Problem, time_limit_s: float) -> Plan:
-    options = {"time_limit_s": time_limit_s} if takes(name, "time_limit_s") else {}
-    return planner(name, **options).plan(problem)
-
-
-def _layout(plan: Plan) -> tuple[object, ...]:
-    return (tuple(plan.placement.ranges.items()), plan.links)
-
-
-def _predicted(spec: EmulationSpec, plans: Sequence[Plan], deadline_s: float) -> list[Ranked]:
-    ranked: list[Ranked] = []
-    for plan in _outside_in(plans):
-        if ranked and time.perf_counter() > deadline_s:
-            break
-        try:
-            ranked.append(Ranked(plan=plan, prediction=predict_run(with_plan(spec, plan), PRUNING)))
-        except PlanError:
-            # Nothing flows without partial inference, which this plan relies on.
-            continue
-    return ranked
-
-
-def _outside_in(plans: Sequence[Plan]) -> Iterator[Plan]:
-    """Every other plan, then those between: so that a part of them covers all kinds."""
-    yield from plans[::2]
-    yield from plans[1::2]
+            self._refusal = self._refusal or error
+            return None
 
 
 def _seen(ranked: Ranked) -> Prediction:
