@@ -167,7 +167,7 @@ class Inbound:
         self._machine = machine
         self._socket = accepted
         self._head = bytearray()
-        self._parser = FrameParser()
+        self._parser = FrameParser(self._begun)
         self.pair: Pair | None = None
         self.received_bytes = 0
         self._deadline: asyncio.TimerHandle | None = self._loop.call_later(GREETING_LIMIT_S, self._stranger)
@@ -228,6 +228,10 @@ class Inbound:
             exchange.malformed += 1
             self._lost(str(error))
 
+    def _begun(self, message: Message) -> None:
+        assert self.pair is not None
+        self._exchange.on_begun(self.pair, message)
+
     def _lost(self, reason: str) -> None:
         self.close()
         assert self.pair is not None
@@ -264,6 +268,7 @@ class Exchange:
         on_lost: Gets the two machines and a reason when a connection of the run ends before :meth:`close`.
 
     Attributes:
+        on_begun: Gets each message of several frames when its first header is here; may be set.
         places: Where machines have their sockets; loopback unless set before the first one is made.
         addresses: Where every machine listens, those of other processes included once they are known.
         strangers: Connections that were turned away.
@@ -283,6 +288,7 @@ class Exchange:
         self.loop = loop
         self.token = token
         self.on_message = on_message
+        self.on_begun: Callable[[Pair, Message], None] = lambda *_: None
         self.places: Places = Loopback()
         self._on_lost = on_lost
         self.buffer = memoryview(bytearray(MAX_PAYLOAD_BYTES))

@@ -7,7 +7,7 @@ is cut into frames of at most :data:`MAX_PAYLOAD_BYTES`; the last one says so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hmac import compare_digest
 from typing import NamedTuple
 
@@ -101,13 +101,18 @@ def pack(message: Message, payload_bytes: int, *, last: bool) -> bytes:
 class FrameParser:
     """Takes a connection's bytes apart, whatever pieces they come in; never holds more than a header.
 
+    Args:
+        on_begun: Gets each message of several frames as soon as the header of its first one is here.
+
     Attributes:
         within_frame: Whether a frame has begun and is not complete.
     """
 
-    __slots__ = ("_head", "_last", "_message", "_skip")
+    __slots__ = ("_begun", "_head", "_last", "_message", "_on_begun", "_skip")
 
-    def __init__(self) -> None:
+    def __init__(self, on_begun: Callable[[Message], None] | None = None) -> None:
+        self._on_begun = on_begun
+        self._begun: int | None = None
         self._head = bytearray()
         self._skip = 0
         self._message: Message | None = None
@@ -164,6 +169,12 @@ class FrameParser:
         path = struct.unpack_from(f"<{length}I", head, _HEADER.size)
         self._skip, self._last = payload, bool(flags & LAST)
         self._message = Message._make((*numbers, bool(flags & PREFILL), planned_s, path))
+        if self._last:
+            self._begun = None
+        elif self._begun != self._message.serial:
+            self._begun = self._message.serial
+            if self._on_begun is not None:
+                self._on_begun(self._message)
 
 
 def greeting(token: bytes, source: str, target: str) -> bytes:

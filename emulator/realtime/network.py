@@ -43,8 +43,15 @@ class SocketCarrier:
     With one process and logical time nothing of the run's course depends on it: it only watches what is sent.
     Otherwise a :class:`SocketNetwork` asks it to deliver.
 
+    A receiver in another process gets a message from its header alone. Nothing says there that a message is on its way
+    before its first bytes come; from then on events wait for it in logical time. One that begins to come after an event
+    of its time or later is a causality violation, and is counted.
+
+    With one process and logical time nothing of the run's course depends on it: it only watches what is sent.
+    Otherwise a :class:`SocketNetwork` asks it to deliver.
+
     A receiver in another process gets a message from its header alone. There, nothing says that a message is on its
-    way; one that comes after an event of its time or later is a causality violation, and is counted.
+    way before its first bytes come; from then on events wait for it in logical time. One that comes after an event of its time or later is a causality violation, and is counted.
 
     Args:
         env: Events of this process.
@@ -77,13 +84,15 @@ class SocketCarrier:
         self._here = None if here is None else dict.fromkeys(here)
         self._attempts = attempts
         self._links: dict[int, EmulatedLink] = {}
-        self._serial = 0
+        self._serial = self._heard_of = 0
         self._gate = ArrivalGate()
         self._on_way: dict[int, tuple[EmulatedLink, Attempt]] = {}
         self._observed = mode is TimeMode.OBSERVED
         if not self._observed:
             env.gate = self._gate
         exchange.on_message = self._received
+        exchange.on_begun = self._begun
+        self._begun_afar: dict[tuple[Pair, int], int] = {}
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -189,6 +198,14 @@ class SocketCarrier:
 
     # -- receiving -----------------------------------------------------------------------------
 
+    def _begun(self, pair: Pair, message: Message) -> None:
+        """A long message has begun to come; from another process that is the first that is heard of it."""
+        if self._here is not None and pair[0] not in self._here and not self._observed:
+            # Numbers below 0, for serials are the senders' own.
+            self._heard_of += 1
+            self._begun_afar[pair, message.serial] = -self._heard_of
+            self._gate.expect(-self._heard_of, message.planned_s, pair)
+
     def _received(self, pair: Pair, message: Message) -> None:
         env, planned_s = self._env, message.planned_s
         late_s = (env.clock_s() - planned_s) / env.dilation
@@ -213,6 +230,10 @@ class SocketCarrier:
             raise FrameError(f"a message over link {error.args[0]}, which there is not") from None
         if (link.wire.source, link.wire.target) != pair:
             raise FrameError(f"a message over {link.name} on the connection {pair[0]}->{pair[1]}")
+        begun = self._begun_afar.pop((pair, message.serial), None)
+        if begun is not None:
+            self._gate.arrived(begun)
+            env.recheck()
         attempt = self._attempts.arrived(message, path)
         if attempt is None:
             return

@@ -68,8 +68,12 @@ def test_a_long_prompt_is_cut_into_bounded_frames_and_counts_once_it_is_whole() 
     assert sum(frame_sizes(size)) == size
     assert max(frame_sizes(size)) == MAX_PAYLOAD_BYTES
     stream = bytes_of(message, size)
-    parser = FrameParser()
-    assert list(parser.feed(memoryview(stream)[:-1])) == []
+    begun: list[Message] = []
+    parser = FrameParser(begun.append)
+    assert list(parser.feed(memoryview(stream)[:100])) == []
+    assert begun == [message], "its first header says that it comes"
+    assert list(parser.feed(memoryview(stream)[100:-1])) == []
+    assert begun == [message]
     assert parser.within_frame
     assert list(parser.feed(memoryview(stream)[-1:])) == [message]
 
