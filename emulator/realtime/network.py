@@ -47,12 +47,6 @@ class SocketCarrier:
     before its first bytes come; from then on events wait for it in logical time. One that begins to come after an event
     of its time or later is a causality violation, and is counted.
 
-    With one process and logical time nothing of the run's course depends on it: it only watches what is sent.
-    Otherwise a :class:`SocketNetwork` asks it to deliver.
-
-    A receiver in another process gets a message from its header alone. There, nothing says that a message is on its
-    way before its first bytes come; from then on events wait for it in logical time. One that comes after an event of its time or later is a causality violation, and is counted.
-
     Args:
         env: Events of this process.
         exchange: Its sockets.
