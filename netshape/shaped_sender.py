@@ -91,8 +91,8 @@ class ShapedSender:
                 ready = monotonic()
             elif link is not None and link.clock.free_s - monotonic() > link.horizon_s:
                 await link.room(self._gone)
-                # Until the link has sent what was ahead and as much again, this sender is taken to send all it can.
-                self._busy_until_s = link.clock.free_s + link.horizon_s
+                # Until the link could have sent a full horizon, this sender is taken to send all it can.
+                self._busy_until_s = monotonic() + link.horizon_s
             else:
                 break
         if link is not None and link.clock.free_s < monotonic() < self._busy_until_s:
