@@ -22,7 +22,8 @@ LANES = (1, 2, 3, 4, 5, 6, 8)
 """Numbers of lanes that may meet at a crossing."""
 
 PAIRINGS = 2
-"""Pairs of numbers of lanes that are tried at a crossing: those with the fewest lanes, and the most even ones."""
+"""Pairs of numbers of lanes that are tried at a crossing: those with the fewest lanes, and the most even ones; only the
+first of them where the depth is capped, as every depth is tried with each."""
 
 MOST_ORDERS = 400
 """Orders of regions that are tried for one target."""
@@ -129,7 +130,9 @@ class RegionPools:
                 continue
             pairs = math.ceil(flow / link * (1 - 1e-9))
             enough = [(n, m) for n in LANES for m in LANES if n * m >= pairs]
-            for lanes in sorted(enough, key=lambda lanes: (sum(lanes), abs(lanes[0] - lanes[1])))[:PAIRINGS]:
+            for lanes in sorted(enough, key=lambda lanes: (sum(lanes), abs(lanes[0] - lanes[1])))[
+                : PAIRINGS if self.max_depth is None else 1
+            ]:
                 leaving[one].add(lanes[0])
                 entering[other].add(lanes[1])
         return {one: sorted(lanes) for one, lanes in entering.items()}, {
