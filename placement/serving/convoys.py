@@ -229,7 +229,7 @@ class Convoys:
             most = load.in_flight
         mark = math.inf if load.feed_mark is None else load.feed_mark
         refused, longest_s = 0, 0.0
-        for prompt, _, left in load.found(self._draw):
+        for prompt, _, left in load.found():
             if len(self._in_flight) >= most or refused >= REFUSALS or self._gate.fullest() > mark:
                 break
             request = _Request(prompt, left, 0.0)
@@ -244,8 +244,12 @@ class Convoys:
                 if self._draw.random() * longest_s > takes_s:
                     del self._in_flight[request]
                     self._gate.release(request.path, request.prompt)
-        for index, request in enumerate(self._in_flight):
-            self._push(spread_s * index / len(self._in_flight), _START, request)
+        # Evenly mixed, ends and with them prefills would never bunch as they do by chance, and what bunches delays the
+        # others less.
+        order = list(self._in_flight)
+        self._draw.shuffle(order)
+        for index, request in enumerate(order):
+            self._push(spread_s * index / len(order), _START, request)
         if load.feed_mark is not None and self._in_flight and self._gate.fullest() <= mark:
             self._push(0.0, _ARRIVAL, None)
         for _ in range((load.in_flight or 0) - len(self._in_flight)):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import random
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from placement.errors import PlanError
+
+EVEN = (0.7548776662466927, 0.5698402909980532)
+"""Multiples of these, modulo 1, fill the unit square more evenly than random numbers do (M. Roberts' R2 sequence)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +51,17 @@ class Load:
         """Requests to come: the sample in its order, over and over."""
         return itertools.cycle(self.lengths)
 
-    def found(self, draw: random.Random) -> Iterator[tuple[int, int, int]]:
+    def found(self) -> Iterator[tuple[int, int, int]]:
         """Requests as one finds them decoding: prompt tokens, tokens so far, decodes left; endless unless none decodes.
 
-        One is found with a probability in proportion to the time that it stays, at any point of it alike. Draws are
-        independent: spread evenly, prefills would never bunch, and what bunches delays the others less.
+        One is found with a probability in proportion to the time that it stays, at any point of it alike. They are
+        spread evenly over both, so that few of them have the right mixture; whoever takes them must mix their order.
         """
-        reach = list(itertools.accumulate(output - 1 for _, output in self.lengths))
+        ordered = sorted(self.lengths, key=lambda pair: (pair[1], pair[0]))
+        reach = list(itertools.accumulate(output - 1 for _, output in ordered))
         if not reach[-1]:
             return
-        while True:
-            prompt, output = self.lengths[bisect_right(reach, draw.random() * reach[-1])]
-            left = 1 + int(draw.random() * (output - 1))
+        for index in itertools.count(1):
+            prompt, output = ordered[bisect_right(reach, index * EVEN[0] % 1 * reach[-1])]
+            left = 1 + int(index * EVEN[1] % 1 * (output - 1))
             yield prompt, output - left, left

@@ -33,7 +33,7 @@ class Effort:
     settling_s: float = 10.0
     least_s: float = 30.0
     most_s: float = 200.0
-    ends: int = 60
+    ends: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
