@@ -16,9 +16,10 @@ from simpy.events import Event
 
 from emulator.errors import SimulationError
 from emulator.realtime.attempts import CoordinatorAttempts
+from emulator.realtime.connections import GREETING_LIMIT_S, Address, Pair
 from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel, ControlError
 from emulator.realtime.emulation import PeerLostError, RealTime, RealTimeEmulation
-from emulator.realtime.exchange import GREETING_LIMIT_S, Address, Pair, need_files
+from emulator.realtime.exchange import need_files
 from emulator.realtime.meter import Counts
 from emulator.realtime.network import SocketCarrier
 from emulator.realtime.places import HOST

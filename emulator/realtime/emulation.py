@@ -18,7 +18,8 @@ from typing import Any
 from emulator.emulation import DRAIN_LIMIT_FACTOR, PROGRESS_SLICES, Emulation
 from emulator.errors import SimulationError
 from emulator.realtime.aio_environment import AioEnvironment
-from emulator.realtime.exchange import Exchange, Pair, need_files
+from emulator.realtime.connections import Pair
+from emulator.realtime.exchange import Exchange, need_files
 from emulator.realtime.frames import TOKEN_BYTES
 from emulator.realtime.meter import Counts, LoopLag, Meter, advice, figures, keeping_up
 from emulator.realtime.network import SocketCarrier, TimeMode

@@ -13,7 +13,8 @@ from emulator.churn.network import ChurningNetwork
 from emulator.links import EmulatedLink, Transfer, VirtualNetwork
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.attempts import Attempts
-from emulator.realtime.exchange import Exchange, Pair
+from emulator.realtime.connections import Pair
+from emulator.realtime.exchange import Exchange
 from emulator.realtime.frames import FrameError, Message
 from emulator.realtime.gate import ArrivalGate
 from emulator.realtime.meter import Meter

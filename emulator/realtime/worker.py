@@ -20,9 +20,10 @@ from emulator.eventlog import EventLog
 from emulator.node import GpuNode
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.attempts import NodeAttempts
+from emulator.realtime.connections import Address, Pair
 from emulator.realtime.control import LINE_LIMIT_BYTES, ControlChannel
 from emulator.realtime.emulation import failure, prioritised
-from emulator.realtime.exchange import Address, Exchange, Pair, need_files
+from emulator.realtime.exchange import Exchange, need_files
 from emulator.realtime.meter import Counts, LoopLag, Meter
 from emulator.realtime.network import SocketCarrier, TimeMode
 from emulator.spec import EmulationSpec

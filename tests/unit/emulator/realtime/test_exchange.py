@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from emulator.errors import SimulationError
-from emulator.realtime import exchange as exchange_module
-from emulator.realtime.exchange import MAX_STRANGERS, Exchange, Pair
+from emulator.realtime import connections
+from emulator.realtime.connections import Pair
+from emulator.realtime.exchange import MAX_STRANGERS, Exchange
 from emulator.realtime.frames import MAX_PAYLOAD_BYTES, TOKEN_BYTES, Message, greeting, pack
 
 TOKEN = bytes(range(TOKEN_BYTES))
@@ -113,7 +114,7 @@ async def test_a_stranger_is_turned_away_and_nobody_else_notices(two: Two, said:
 
 
 async def test_a_silent_stranger_is_turned_away_in_time(monkeypatch: pytest.MonkeyPatch, two: Two) -> None:
-    monkeypatch.setattr(exchange_module, "GREETING_LIMIT_S", 0.05)
+    monkeypatch.setattr(connections, "GREETING_LIMIT_S", 0.05)
     with two.stranger() as silent, two.stranger() as half:
         half.sendall(b"helix")
         await two.until(lambda: two.exchange.strangers == 2)
