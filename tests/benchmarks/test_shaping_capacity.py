@@ -195,9 +195,12 @@ def test_shaped_against_unshaped(links: int, size: int, count: int) -> None:
     assert messages["shaped"] > 0.25 * messages["unshaped Protocol"]
 
 
-@pytest.mark.parametrize(("mbit", "size"), [(0.5, 1 << 10), (2.0, 1 << 12), (4.0, 1 << 14)])
+@pytest.mark.parametrize(("mbit", "size"), [(0.25, 1 << 10), (1.0, 1 << 12), (2.0, 1 << 14), (2.0, 1 << 12)])
 def test_600_links_at_their_rate(mbit: float, size: int) -> None:
-    """600 links, each kept busy at its rate, in one loop: what they deliver, how late, at how much of a core."""
+    """600 links, each kept busy at its rate, in one loop: what they deliver, how late, at how much of a core.
+
+    With real-time scheduling where it is permitted, or the figures would be those of the machine's other jobs.
+    """
     links, seconds = 600, 4.0
     conditions = LinkConditions(bandwidth_bytes_per_s=mbit * 125_000, latency_s=0.02)
     count = int(seconds * conditions.bandwidth_bytes_per_s / size)
@@ -213,13 +216,15 @@ def test_600_links_at_their_rate(mbit: float, size: int) -> None:
         await server.close()
         return cpu, wall, metrics
 
-    cpu, wall, metrics = timing.run(main())
+    with timing.realtime_scheduling() as scheduling:
+        cpu, wall, metrics = timing.run(main())
     ideal = count * size / conditions.bandwidth_bytes_per_s + conditions.latency_s
     assert wall >= ideal
     late = {name: f"{value * 1e3:.2f}" for name, value in metrics.lateness.report().items()}
     total = links * mbit / 1000
+    kind = "real-time" if scheduling.realtime else f"stock ({scheduling.reason})"
     print(
-        f"\n600 links of {mbit} Mbit/s ({total:.2f} Gbit/s), messages of {size} bytes: "
+        f"\n{kind} scheduling, 600 links of {mbit} Mbit/s ({total:.2f} Gbit/s), messages of {size} bytes: "
         f"{links * count / wall:.0f} messages/s, {ideal / wall - 1:+.2%} of the ideal rate, "
         f"{cpu / wall:.0%} of a core, late by ms {late}"
     )
