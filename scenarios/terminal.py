@@ -98,7 +98,7 @@ def print_plans(console: Console, ranked: Sequence[Ranked]) -> None:
     """Plans, best first, with what they served where they were emulated; then the best one's layers."""
     emulated = any(each.summary is not None for each in ranked)
     table = Table(title="plans, best first" if emulated else "plan", title_justify="left")
-    measured = ("predicted/s", "decode tokens/s", "p50 s", "emulated s") if emulated else ("bound", "gap", "seconds")
+    measured = ("model/s", "served/s", "p50 s", "emulated s") if emulated else ("bound", "gap", "seconds")
     for column in ("planner", "status", "flow", "depth", *measured):
         table.add_column(column, justify="left" if column in ("planner", "status") else "right")
     for each in ranked:
@@ -133,7 +133,7 @@ def _predicted(ranked: Ranked) -> str:
 def print_comparison(console: Console, ranked: Sequence[Ranked], failures: Sequence[str]) -> None:
     """One row a planner: what its plan promises, what it served, and what it cost."""
     table = Table(title="planners", title_justify="left")
-    for column in ("planner", "status", "flow", "bound", "gap", "depth", "predicted/s", "served/s", "plan s"):
+    for column in ("planner", "status", "flow", "bound", "gap", "depth", "model/s", "served/s", "plan s"):
         table.add_column(column, justify="left" if column in ("planner", "status") else "right")
     for each in ranked:
         plan = each.plan

@@ -32,7 +32,7 @@ class Effort:
 
     settling_s: float = 10.0
     least_s: float = 30.0
-    most_s: float = 200.0
+    most_s: float = 400.0
     ends: int = 100
 
 
