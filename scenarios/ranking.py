@@ -27,7 +27,7 @@ from scenarios.objectives import Objective
 from scenarios.predicting import predict_run
 
 RANKING_LIMIT_S = 30.0
-SEARCH_SHARE = 0.5
+SEARCH_SHARE = 0.4
 """Part of the time limit that goes into finding plans and predicting what they serve; the rest is for emulations."""
 ORDER: tuple[str | float, ...] = (0.5, "swarm", "petals", 0.65, 0.8, 0.4, "uniform", "cover", "separate", 0.3)
 """What is tried after the deepest plan of ``blocks``: its plans with so large a part of that depth, other planners."""
