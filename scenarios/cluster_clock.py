@@ -107,6 +107,12 @@ class ClusterClock(ABC):
             if not future.done():
                 future.set_exception(error)
 
+    def _end(self) -> None:
+        """Nothing will happen any more."""
+        for future in list(self._waiters):
+            future.cancel()
+        self._error = SimulationError("the emulated cluster has ended; use it inside its `async with`")
+
     def _out_of_time(self) -> SimulationError:
         return SimulationError(
             f"emulated time has come to the limit of {self.limit_s:g} s and somebody still waits for something; "
@@ -149,8 +155,7 @@ class LoopClock(ClusterClock):
             return
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        for future in list(self._waiters):
-            future.cancel()
+        self._end()
 
 
 class PumpClock(ClusterClock):
@@ -176,8 +181,7 @@ class PumpClock(ClusterClock):
     async def stop(self) -> None:
         """Nothing happens any more."""
         self._pump.clocks.pop(self, None)
-        for future in list(self._waiters):
-            future.cancel()
+        self._end()
 
     def _more_waiters(self) -> None:
         self._pump.arm()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from emulator.churn.spec import ChurnEvent, ChurnSpec, NodeEvent, NodeEventKind
 from emulator.emulation import Emulation
@@ -19,180 +18,22 @@ from emulator.realtime.emulation import RealTime, RealTimeEmulation
 from emulator.realtime.virtual_loop import VirtualTimeLoop
 from emulator.requests import Outcome, Request
 from emulator.spec import EmulationSpec
-from emulator.summary import summarise
 from emulator.workload import ListedArrivals, OpenLoop
 from scenarios.churn import event_of
 from scenarios.cluster_clock import ClusterClock, LoopClock, PumpClock
 from scenarios.cluster_links import LinkHandle
-from scenarios.expect import figures_at
+from scenarios.cluster_metrics import ClusterMetrics
+from scenarios.cluster_streams import RequestError, Token, TokenStream
 from scenarios.loader import LoadedScenario, load_scenario
 from scenarios.quantities import DURATION, QuantityError, parse
+
+__all__ = ["ClusterMetrics", "EmulatedCluster", "LinkHandle", "RequestError", "Token", "TokenStream"]
 
 ClockName = Literal["virtual", "real"]
 Duration = str | float
 """Text with a unit such as ``"30 s"``, or a number of seconds."""
 Who = str | Sequence[str] | Mapping[str, Any]
 """Machines, in the words of a scenario's churn section: names, patterns, ``{region: eu, choose: 2}``."""
-
-
-class Token(NamedTuple):
-    """One token of a stream: its number from 0, and when the client had it, in emulated seconds."""
-
-    number: int
-    time_s: float
-
-
-class RequestError(Exception):
-    """A request that ended without all of its tokens.
-
-    Attributes:
-        outcome: ``rejected`` or ``failed``.
-        reason: Why.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.outcome, self.reason = str(request.outcome), request.reason
-        super().__init__(f"request {request.number} was {self.outcome}: {self.reason}")
-
-
-class TokenStream:
-    """The tokens of one request as they come: ``async for token in stream``.
-
-    Attributes:
-        request: The request, with its times and its outcome so far.
-    """
-
-    def __init__(self, request: Request, clock: ClusterClock) -> None:
-        self.request = request
-        self._clock = clock
-        self._tokens: deque[Token] = deque()
-        self._count = 0
-        self._readers: list[asyncio.Future[None]] = []
-
-    def __aiter__(self) -> AsyncIterator[Token]:
-        return self
-
-    async def __anext__(self) -> Token:
-        """The next token.
-
-        Raises:
-            RequestError: The request was rejected or has failed; tokens that had come before are given first.
-        """
-        while not self._tokens:
-            if self.request.outcome is not Outcome.IN_FLIGHT:
-                if self.request.outcome is Outcome.FINISHED:
-                    raise StopAsyncIteration
-                raise RequestError(self.request)
-            reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._readers.append(reader)
-            await self._clock.wait(reader)
-        return self._tokens.popleft()
-
-    async def rest(self) -> list[Token]:
-        """All tokens that are still to come; raises RequestError as iterating does."""
-        return [token async for token in self]
-
-    def put(self, time_s: float) -> None:
-        """A token has come."""
-        self._tokens.append(Token(self._count, time_s))
-        self._count += 1
-        self.wake()
-
-    def wake(self) -> None:
-        """Something has happened that a reader may wait for."""
-        for reader in self._readers:
-            if not reader.done():
-                reader.set_result(None)
-        self._readers.clear()
-
-
-class ClusterMetrics:
-    """The figures of a running cluster, as they are now.
-
-    ``metrics["ttft_s.p99"]`` is any figure of ``summary.json`` by its path.
-    """
-
-    def __init__(self, emulation: Emulation, clock: ClusterClock) -> None:
-        self._state = emulation.state
-        self._clock = clock
-
-    @property
-    def now_s(self) -> float:
-        """Emulated time."""
-        return self._clock.now_s
-
-    @property
-    def submitted(self) -> int:
-        """Requests that have arrived."""
-        return self._state.metrics.submitted
-
-    @property
-    def finished(self) -> int:
-        """Requests that have got all of their tokens."""
-        return self._state.metrics.outcomes[Outcome.FINISHED]
-
-    @property
-    def failed(self) -> int:
-        """Requests that were given up on the way."""
-        return self._state.metrics.outcomes[Outcome.FAILED]
-
-    @property
-    def rejected(self) -> int:
-        """Requests that were turned away."""
-        return self._state.metrics.outcomes[Outcome.REJECTED]
-
-    @property
-    def in_flight(self) -> int:
-        """Requests on a pipeline."""
-        return self._state.coordinator.in_flight_count
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for a pipeline."""
-        return sum(1 for _ in self._state.coordinator.waiting)
-
-    @property
-    def can_serve(self) -> bool:
-        """Whether some pipeline leads through all layers, as far as the coordinator knows."""
-        return self._state.can_serve
-
-    @property
-    def max_flow_tokens_per_s(self) -> float:
-        """Max flow of what serves now, as far as the coordinator knows; 0 when nothing does."""
-        return self._state.flow.tokens_per_s if self._state.can_serve else 0.0
-
-    @property
-    def serving(self) -> tuple[str, ...]:
-        """Machines that new requests may be routed to."""
-        return tuple(node.name for node in self._state.nodes)
-
-    @property
-    def up(self) -> tuple[str, ...]:
-        """Machines that run, whether the coordinator knows or not."""
-        churn = self._state.churn
-        assert churn is not None
-        return tuple(name for name, machine in churn.machines.items() if machine.up)
-
-    def summary(self) -> dict[str, Any]:
-        """All figures, as ``summary.json`` has them."""
-        return summarise(self._state, wall_s=0.0, cpu_s=0.0, interrupted=False)
-
-    def __getitem__(self, figure: str) -> Any:
-        """One figure by its path.
-
-        Raises:
-            KeyError: There is none.
-        """
-        found = list(figures_at(self.summary(), figure))
-        if not found:
-            raise KeyError(f"there is no figure {figure}")
-        return found[0][1] if "*" not in figure else dict(found)
-
-    def __repr__(self) -> str:
-        return (
-            f"<at {self.now_s:.6g} s: {self.submitted} requests, {self.finished} finished, {self.failed} failed, "
-            f"{self.rejected} rejected, {self.in_flight} in flight, {self.waiting} waiting; {len(self.up)} nodes up>"
-        )
 
 
 class EmulatedCluster:
@@ -250,7 +91,11 @@ class EmulatedCluster:
         if self._clock_name == "real":
             emulation: Emulation = RealTimeEmulation(self.spec, real_time=RealTime(dilation=self._dilation))
             assert isinstance(emulation, RealTimeEmulation)
-            await emulation.open()
+            try:
+                await emulation.open()
+            except BaseException:
+                await emulation.close()
+                raise
             clock = LoopClock(emulation.env, self.limit_s)
         elif isinstance(loop, VirtualTimeLoop):
             env = AioEnvironment(loop)

@@ -343,6 +343,10 @@ def test_wrong_use_is_told() -> None:
             for wrong in ("5", "5 GB", -1, float("nan")):
                 with pytest.raises(SimulationError):
                     await cluster.run_for(wrong)
+            stream = await cluster.submit(prompt_tokens=10, output_tokens=1)
+        for late in (stream.rest, lambda: cluster.run_for("1 s"), lambda: cluster.crash("a100-0")):
+            with pytest.raises(SimulationError, match="the emulated cluster has ended"):
+                await late()
         with pytest.raises(SimulationError, match="has run already"):
             await cluster.__aenter__()
         return cluster
