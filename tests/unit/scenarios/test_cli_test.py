@@ -9,8 +9,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from scenarios.cli import app
 from scenarios.cli_test import run_one, scenario_files
+from scenarios.errors import ScenarioError
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = """\
@@ -93,22 +96,30 @@ def test_what_cannot_run_ends_with_exit_code_2_and_an_error_in_the_report(tmp_pa
     assert "it is a bare number" in error.attrib["message"]
 
 
+def test_a_bad_argument_ends_with_exit_code_2_before_anything_runs(tmp_path: Path) -> None:
+    write(tmp_path, good=GOOD)
+    done = helixemu("good.yaml", "nowhere.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: nowhere.yaml: there is no such file" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("nowhere.yaml",), "nowhere.yaml: there is no such file"),
         (("quickstat",), "the library has no scenario of this name; did you mean quickstart?"),
         (("empty",), "no YAML file in this folder has an expect section"),
         (("calm.yaml", "good.yaml"), "it expects nothing: there is no expect section"),
         (("good.yaml", "--junit", "no/such/folder.xml"), "no/such/folder.xml"),
     ],
 )
-def test_bad_arguments(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_bad_arguments(arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, good=GOOD, calm=GOOD.split("expect:")[0])
     (tmp_path / "empty").mkdir()
-    done = helixemu(*arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert told in done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["test", *arguments])
+    assert isinstance(done.exception, ScenarioError)
+    assert told in str(done.exception)
+    assert done.output == ""
 
 
 def test_files_come_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ SOURCES = [
 PLACES = [places(source) for source in SOURCES]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draws=st.data())
 def test_mutated_scenarios_load_or_give_a_scenario_error(draws: st.DataObject, tmp_path: Path) -> None:
     index = draws.draw(st.integers(0, len(SOURCES) - 1))
