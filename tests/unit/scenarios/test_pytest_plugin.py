@@ -112,6 +112,25 @@ def test_marked_tests_run_on_a_virtual_loop_and_others_on_their_own(
     result.stdout.fnmatch_lines(["*::test_named[[]quickstart]*PASSED*", "*::test_named[[]small-6-30b]*PASSED*"])
 
 
+def test_a_real_clock_has_an_ordinary_loop(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile("""
+        import asyncio
+        import time
+        import pytest
+        from emulator.realtime.virtual_loop import VirtualTimeLoop
+
+        @pytest.mark.scenario("quickstart", clock="real", dilation=8.0, workload=False)
+        async def test_it(emulated_cluster):
+            assert not isinstance(asyncio.get_running_loop(), VirtualTimeLoop)
+            begun_s = time.monotonic()
+            await emulated_cluster.run_for("2 s")
+            assert time.monotonic() - begun_s >= 0.249
+            stream = await emulated_cluster.submit(prompt_tokens=10, output_tokens=2)
+            assert len(await stream.rest()) == 2
+    """)
+    run().assert_outcomes(passed=1)
+
+
 def test_files_are_found_beside_the_test_and_below_the_root(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makefile(".yaml", **{"suite/one": GOOD, "suite/two": FAILING, "tests/own": GOOD})
     pytester.makeini("[pytest]\n")
