@@ -77,7 +77,6 @@ def test_throughput(scenario: str) -> None:
         if plan.placement != chosen.placement:
             # Two plans that serve alike may change places from run to run.
             assert best[1] >= 0.97 * figures[1]
-    assert seconds <= 33
 
 
 def row(plan: Plan, figures: tuple[float, float, float]) -> str:
