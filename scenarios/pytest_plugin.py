@@ -6,7 +6,7 @@ Loaded by pytest wherever this package is installed, so it imports nothing but p
   the fixtures ``scenario_file`` (the name or path) and ``emulated_cluster`` (the cluster, running). Marks of tests that
   take neither are somebody else's and left alone.
 - ``pytest path/to/scenario.yaml`` runs a scenario and checks what it expects of its figures; so does a folder, for
-  files that match the setting ``scenario_files``.
+  files that match the setting ``helixemu_scenarios``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPTIONS = ("clock", "workload", "overrides", "sets", "dilation", "limit")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Settings."""
     parser.addini(
-        "scenario_files",
+        "helixemu_scenarios",
         "Patterns of scenario files that are tests when a folder is collected; without it only files named are.",
         type="args",
         default=[],
@@ -165,13 +165,13 @@ def scenario_file(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Scenario files with expectations: those named on the command line, and those of ``scenario_files``."""
+    """Scenario files with expectations: those named on the command line, and those of ``helixemu_scenarios``."""
     if file_path.suffix.lower() not in SUFFIXES:
         return None
     named = parent.session.isinitpath(file_path)
     if not named and not any(
         fnmatch(str(file_path), str(parent.config.rootpath / pattern))
-        for pattern in parent.config.getini("scenario_files")
+        for pattern in parent.config.getini("helixemu_scenarios")
     ):
         return None
     try:

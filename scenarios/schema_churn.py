@@ -194,13 +194,13 @@ Event = Annotated[
 
 
 class TogetherSection(Section):
-    """Others that may fail with a machine that fails, and the probability that each of them does."""
+    """Others of the machines named that may fail with one that fails, and the probability that each of them does."""
 
     model_config = ConfigDict(json_schema_extra=one_of_schema(("region",), ("machine",), ("everybody",)))
 
-    region: Share | None = Field(default=None, description="Those of its region.")
-    machine: Share | None = Field(default=None, description="Those of its machine type.")
-    everybody: Share | None = Field(default=None, description="All.")
+    region: Share | None = Field(default=None, description="Those of its region, among the machines named.")
+    machine: Share | None = Field(default=None, description="Those of its machine type, among the machines named.")
+    everybody: Share | None = Field(default=None, description="All machines named.")
 
     @model_validator(mode="after")
     def _one_group(self) -> Self:

@@ -237,7 +237,7 @@ def test_folders_are_searched_for_the_files_of_the_setting_only(pytester: pytest
     pytester.makefile(".yaml", **{"suite/good": GOOD, "other/good": GOOD, "other/list": "- [", "ci": "on: push\n"})
     pytester.makepyfile("def test_it(): pass")
     run().assert_outcomes(passed=1)
-    run("-o", "scenario_files=suite/*.yaml").assert_outcomes(passed=2)
+    run("-o", "helixemu_scenarios=suite/*.yaml").assert_outcomes(passed=2)
 
 
 def test_files_that_are_no_tests_are_told(pytester: pytest.Pytester, run: Run) -> None:
