@@ -1,0 +1,188 @@
+"""Reads a run directory: what :class:`scenarios.results.RunDirectory` wrote, or an honest error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scenarios.errors import Problem, ScenarioError
+from scenarios.results import REQUEST_COLUMNS
+from scenarios.yaml_text import read_yaml
+
+MAX_LINE_BYTES = 16 << 20
+"""Longest line of an event log that is read."""
+MAX_JSON_BYTES = 256 << 20
+"""Largest summary that is read."""
+MAX_FIELD_CHARACTERS = 1 << 20
+"""Longest cell of ``requests.csv``; pipelines of many stages are long."""
+
+_WHOLE = ("request", "prompt_tokens", "output_tokens", "emitted_tokens", "preemptions", "recomputed_tokens")
+_TEXT = ("outcome", "reason", "pipeline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRow:
+    """One request of a run, as ``requests.csv`` tells it; times in emulated seconds, ``None`` where there is none."""
+
+    request: int
+    outcome: str
+    reason: str
+    arrival_s: float
+    admitted_s: float | None
+    first_token_s: float | None
+    end_s: float | None
+    prompt_tokens: int
+    output_tokens: int
+    emitted_tokens: int
+    ttft_s: float | None
+    tpot_s: float | None
+    e2e_s: float | None
+    preemptions: int
+    recomputed_tokens: int
+    pipeline: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether it got all its tokens."""
+        return self.outcome == "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """A finished run.
+
+    Attributes:
+        path: The directory.
+        summary: ``summary.json``.
+        versions: ``versions.json``; empty when it is missing.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Begin and end of the window, in emulated seconds."""
+        end = float(self.summary["sim_s"])
+        return end - float(self.summary["window_s"]), end
+
+    def scenario(self) -> dict[str, Any]:
+        """``scenario.yaml`` as plain data."""
+        plain = read_yaml(self.path / "scenario.yaml").plain()
+        if not isinstance(plain, dict):
+            raise _problem(self.path / "scenario.yaml", None, "this is no scenario", "name the directory of a run")
+        return plain
+
+    def event_log_level(self) -> str:
+        """What the scenario's ``output.event_log`` says."""
+        output = self.scenario().get("output")
+        return str(output.get("event_log", "requests")) if isinstance(output, dict) else "requests"
+
+    def requests(self) -> Iterator[RequestRow]:
+        """The requests, in the order in which they ended."""
+        path = self.path / "requests.csv"
+        csv.field_size_limit(MAX_FIELD_CHARACTERS)
+        with _opened(path) as file:
+            rows = csv.DictReader(line.decode("utf-8", "replace") for line in file)
+            if tuple(rows.fieldnames or ()) != REQUEST_COLUMNS:
+                rule = f"the columns are not those of this version: {', '.join(REQUEST_COLUMNS)}"
+                raise _problem(path, 1, rule, "run the scenario again with this version")
+            try:
+                for row in rows:
+                    yield _request(path, rows.line_num, row)
+            except csv.Error as error:
+                raise _problem(path, rows.line_num, f"this is no CSV: {error}", "run the scenario again") from error
+
+    def events(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The events of the log with their line numbers; every one has a finite ``t``, but for ``truncated``."""
+        path = self.path / "events.jsonl"
+        with _opened(path) as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    rule = f"the line is longer than {MAX_LINE_BYTES} bytes"
+                    raise _problem(path, number, rule, "run the scenario again")
+                yield number, _event(path, number, line)
+
+
+def read_run(path: Path) -> RunFiles:
+    """Look into a run directory.
+
+    Raises:
+        ScenarioError: It is none, or its run has not ended.
+    """
+    if not path.is_dir():
+        raise _problem(path, None, "there is no such directory", "name the directory that `helixemu run` wrote")
+    if not (path / "summary.json").is_file():
+        begun = (path / "events.jsonl").is_file()
+        rule = "the run did not end: summary.json is missing" if begun else "this is no run directory"
+        raise _problem(path, None, rule, "run the scenario again" if begun else "name one that `helixemu run` wrote")
+    summary = _json(path / "summary.json")
+    for key in ("sim_s", "window_s"):
+        value = summary.get(key)
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise _problem(path / "summary.json", None, f"{key} is missing or no time", "run the scenario again")
+    for key in ("nodes", "links", "requests"):
+        if not isinstance(summary.get(key), dict):
+            raise _problem(path / "summary.json", None, f"{key} is missing", "run the scenario again")
+    versions = _json(path / "versions.json") if (path / "versions.json").is_file() else {}
+    return RunFiles(path=path, summary=summary, versions={key: str(value) for key, value in versions.items()})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with _opened(path) as file:
+        text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise _problem(path, None, f"the file is larger than {MAX_JSON_BYTES} bytes", "run the scenario again")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _problem(path, None, f"this is no JSON: {error}", "run the scenario again") from error
+    if not isinstance(content, dict):
+        raise _problem(path, None, "this is no JSON object", "run the scenario again")
+    return content
+
+
+def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+        fine = isinstance(event["event"], str) and (event["event"] == "truncated" or math.isfinite(event["t"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        fine = False
+    if not fine:
+        rule = "this is no event of a run, or only a part of one"
+        raise _problem(path, number, rule, "run the scenario again; a log that was cut short cannot be read")
+    assert isinstance(event, dict)
+    return event
+
+
+def _request(path: Path, number: int, row: dict[str, Any]) -> RequestRow:
+    try:
+        values: dict[str, Any] = {
+            name: int(text) if name in _WHOLE else text if name in _TEXT else float(text) if text else None
+            for name, text in row.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise _problem(path, number, f"this is no request: {error}", "run the scenario again") from error
+    if values.keys() != set(REQUEST_COLUMNS) or values["arrival_s"] is None:
+        raise _problem(path, number, "this is no whole request", "run the scenario again")
+    return RequestRow(**values)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        rule = f"the file cannot be read: {error.strerror}"
+        raise _problem(path, None, rule, "run the scenario again") from error
+
+
+def _problem(path: Path, line: int | None, rule: str, remedy: str) -> ScenarioError:
+    return ScenarioError(Problem(str(path), line, "", None, rule, remedy))

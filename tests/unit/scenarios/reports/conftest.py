@@ -1,0 +1,33 @@
+"""Runs that the tests of reports share: a quiet one and one with churn, at every level of the event log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scenarios.loader import load_scenario
+from scenarios.runner import run_scenario
+
+
+def run_of(folder: Path, scenario: str, *sets: str) -> Path:
+    run_scenario(load_scenario(scenario, sets=sets), out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hops_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sets = ("output.event_log=hops", "duration=20 s", "warm_up=4 s", "slo={ttft: 1 s, tpot: 300 ms}")
+    return run_of(tmp_path_factory.mktemp("runs") / "hops", "quickstart", *sets)
+
+
+@pytest.fixture(scope="session")
+def churn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sets = ("output.event_log=hops", "duration=60 s")
+    return run_of(tmp_path_factory.mktemp("runs") / "churn", "quickstart-churn", *sets)
+
+
+@pytest.fixture(scope="session")
+def requests_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sets = ("output.event_log=requests", "duration=20 s", "warm_up=0 s")
+    return run_of(tmp_path_factory.mktemp("runs") / "requests", "quickstart", *sets)
