@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from scenarios.reports.exports import DEFAULT_NAMES, Format, export_run
 from scenarios.reports.run_files import read_run
 from scenarios.reports.trace import Flows, write_trace
 
@@ -38,6 +39,23 @@ def trace(
         print("warning: the event log reached its size limit; the trace ends there", file=sys.stderr)
 
 
+def export(
+    run_dir: RunArgument,
+    kind: Annotated[Format, typer.Option("--format", help="vllm: as `vllm bench serve`; aiperf: a record a request.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default vllm-bench.json or profile_export.jsonl there.")
+    ] = None,
+    detailed: Annotated[bool, typer.Option("--detailed", help="vllm: the requests' own figures too.")] = False,
+) -> None:
+    """Write a run's results in another tool's format, so that its plots and comparisons take them."""
+    if detailed and kind is not Format.VLLM:
+        raise typer.BadParameter("aiperf has a record a request anyway; leave it out", param_hint="--detailed")
+    target = out or run_dir / DEFAULT_NAMES[kind]
+    count = export_run(read_run(run_dir), kind, target, detailed=detailed)
+    print(f"wrote {target}: {count} requests")
+
+
 def add_report_commands(app: typer.Typer) -> None:
     """Put the commands of this module into ``app``."""
     app.command()(trace)
+    app.command()(export)

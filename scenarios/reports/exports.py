@@ -1,0 +1,264 @@
+"""Results in the field's formats.
+
+``vllm``: the JSON that ``vllm bench serve --save-result`` writes, with its keys and definitions (vLLM,
+``vllm/benchmarks/serve.py``). It covers the requests that end in the window, as the summary's latencies do.
+
+``aiperf``: one record a request, as AIPerf's ``profile_export.jsonl`` (NVIDIA AIPerf, "Working with Profile Export
+Files"). Times are emulated nanoseconds from the start of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from scenarios.errors import Problem, ScenarioError
+from scenarios.reports.run_files import RequestRow, RunFiles
+
+BACKEND = "helixemu"
+WARM_UP, PROFILING = "warmup", "profiling"
+REJECTED_CODE, FAILED_CODE = 503, 500
+"""HTTP status that a client would see."""
+LATENCIES = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s"}
+PERCENTILES = (50, 90, 95, 99)
+
+
+class Format(StrEnum):
+    """What a run can be exported to."""
+
+    VLLM = "vllm"
+    AIPERF = "aiperf"
+
+
+DEFAULT_NAMES = {Format.VLLM: "vllm-bench.json", Format.AIPERF: "profile_export.jsonl"}
+
+
+def export_run(run: RunFiles, kind: Format, out: Path, *, detailed: bool = False) -> int:
+    """Write a run's results.
+
+    Args:
+        run: The run.
+        kind: Format.
+        out: File to write.
+        detailed: With ``vllm``, the requests' own figures too, as ``--save-detailed`` gives.
+
+    Returns:
+        How many requests the file tells of.
+
+    Raises:
+        ScenarioError: The run cannot be read or the file not be written.
+    """
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            if kind is Format.VLLM:
+                figures = vllm_result(run, detailed=detailed)
+                file.write(json.dumps(figures, allow_nan=False) + "\n")
+                count = int(figures["num_prompts"])
+            else:
+                count = _write_lines(file, aiperf_records(run))
+        part.replace(out)
+    except OSError as error:
+        rule = f"the file cannot be written: {error.strerror}"
+        raise ScenarioError(Problem(str(out), None, "--out", None, rule, "name another file")) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(file: IO[str], records: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    for record in records:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        count += 1
+    return count
+
+
+# -- vllm bench serve --------------------------------------------------------------------------
+
+
+def vllm_result(run: RunFiles, *, detailed: bool = False) -> dict[str, Any]:
+    """The result of ``vllm bench serve`` as this run's client would have measured it.
+
+    ``duration`` is the window; ``completed`` and all latencies are of requests that finish in it. The spread of ITL is
+    known over all gaps that end in the window (the summary's), its standard deviation is not (``null``).
+    ``max_output_tokens_per_s`` spreads each request's tokens evenly from its first to its last.
+    """
+    begin, end = run.window
+    ended = [row for row in run.requests() if row.end_s is not None and begin <= row.end_s <= end]
+    done = [row for row in ended if row.finished]
+    failed = [row for row in ended if row.outcome in ("failed", "rejected")]
+    window_s = end - begin
+    per_s = 1 / window_s if window_s > 0 else 0.0
+    prompt, output = sum(row.prompt_tokens for row in done), sum(row.emitted_tokens for row in done)
+    slo = run.summary.get("slo")
+    peak_tokens, peak_requests = _peaks(done)
+    result: dict[str, Any] = {
+        **_vllm_setup(run, len(done) + len(failed)),
+        "duration": window_s,
+        "completed": len(done),
+        "failed": len(failed),
+        "total_input_tokens": prompt,
+        "total_output_tokens": output,
+        "request_throughput": len(done) * per_s,
+        "request_goodput": sum(_good(row, slo) for row in done) * per_s if slo else None,
+        "output_throughput": output * per_s,
+        "total_token_throughput": (prompt + output) * per_s,
+        "max_output_tokens_per_s": peak_tokens,
+        "max_concurrent_requests": peak_requests,
+        "rtfx": 0.0,
+    }
+    if detailed:
+        result |= _vllm_details(done, failed)
+    for name, column in LATENCIES.items():
+        values = [value for row in done if (value := getattr(row, column)) is not None]
+        result |= _spread(name, values)
+    return result | _itl(run, done)
+
+
+def _vllm_setup(run: RunFiles, prompts: int) -> dict[str, Any]:
+    scenario = run.scenario()
+    workload = scenario.get("workload", {})
+    synthetic = workload.get("synthetic") or {}
+    rate = synthetic.get("requests_per_s") or (workload.get("trace") or {}).get("requests_per_s")
+    constant = workload.get("kind") == "closed" and workload.get("refill") == "constant"
+    written = datetime.fromtimestamp((run.path / "summary.json").stat().st_mtime)
+    model = scenario.get("model", {})
+    return {
+        "date": written.strftime("%Y%m%d-%H%M%S"),
+        "endpoint_type": BACKEND,
+        "backend": BACKEND,
+        "label": run.summary.get("scenario"),
+        "model_id": model.get("name") if isinstance(model, dict) else model,
+        "tokenizer_id": None,
+        "num_prompts": prompts,
+        "request_rate": "inf" if rate is None else rate,
+        # vLLM's is the shape of the gamma distribution, ours the squared coefficient of variation of the gaps.
+        "burstiness": 1 / float(synthetic.get("burstiness", 1.0)),
+        "max_concurrency": workload.get("initial_requests") if constant else None,
+    }
+
+
+def _vllm_details(done: Sequence[RequestRow], failed: Sequence[RequestRow]) -> dict[str, Any]:
+    """Lists with an entry a request; the run does not keep the gaps between tokens (``itls``), nor texts."""
+    rows = sorted([*done, *failed], key=lambda row: (row.arrival_s, row.request))
+    return {
+        "input_lens": [row.prompt_tokens for row in rows],
+        "output_lens": [row.emitted_tokens if row.finished else 0 for row in rows],
+        "ttfts": [row.ttft_s or 0.0 for row in rows],
+        "latencies": [row.e2e_s or 0.0 for row in rows],
+        "start_times": [row.arrival_s for row in rows],
+        "errors": ["" if row.finished else row.reason for row in rows],
+    }
+
+
+def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Mean, median, population standard deviation and percentiles in milliseconds; zeros of nothing, as vLLM has it."""
+    milliseconds = 1e3 * np.asarray(values if len(values) else [0.0])
+    figures = {
+        f"mean_{name}_ms": float(np.mean(milliseconds)),
+        f"median_{name}_ms": float(np.median(milliseconds)),
+        f"std_{name}_ms": float(np.std(milliseconds)),
+    }
+    return figures | {f"p{p}_{name}_ms": float(np.percentile(milliseconds, p)) for p in PERCENTILES}
+
+
+def _itl(run: RunFiles, done: Sequence[RequestRow]) -> dict[str, Any]:
+    gaps = sum(row.emitted_tokens - 1 for row in done if row.tpot_s is not None)
+    spent = sum(row.tpot_s * (row.emitted_tokens - 1) for row in done if row.tpot_s is not None)
+    told = run.summary.get("itl_s") or {}
+    figures: dict[str, Any] = {
+        "mean_itl_ms": 1e3 * spent / gaps if gaps else 0.0,
+        "median_itl_ms": 1e3 * (told.get("p50") or 0.0),
+        "std_itl_ms": None,
+    }
+    return figures | {f"p{p}_itl_ms": 1e3 * told[f"p{p}"] for p in PERCENTILES if told.get(f"p{p}") is not None}
+
+
+def _good(row: RequestRow, slo: Mapping[str, float]) -> bool:
+    """Whether a request meets all objectives; one of a single token has no TPOT to miss."""
+    return all((getattr(row, name) or 0.0) <= limit for name, limit in slo.items())
+
+
+def _peaks(done: Sequence[RequestRow]) -> tuple[float, int]:
+    """Most tokens in a second after the first arrival, and most requests at once, of those that finish."""
+    if not done:
+        return 0.0, 0
+    origin = min(row.arrival_s for row in done)
+    last = max(row.end_s or 0.0 for row in done)
+    tokens = np.zeros(math.ceil(last - origin) + 1)
+    steps: list[tuple[float, int]] = []
+    for row in done:
+        assert row.end_s is not None
+        steps += [(row.arrival_s, 1), (row.end_s, -1)]
+        first = row.end_s if row.first_token_s is None else row.first_token_s
+        times = np.linspace(first, row.end_s, row.emitted_tokens) - origin
+        np.add.at(tokens, times.astype(int), 1)
+    now = peak = 0
+    # Who leaves goes before who comes at the same time.
+    for _, step in sorted(steps):
+        now += step
+        peak = max(peak, now)
+    return float(tokens.max()), peak
+
+
+# -- AIPerf ------------------------------------------------------------------------------------
+
+
+def aiperf_records(run: RunFiles) -> Iterator[dict[str, Any]]:
+    """A record for each request that ended, in the order in which they ended; those in flight have none."""
+    begin, _ = run.window
+    for row in run.requests():
+        if row.end_s is None:
+            continue
+        yield {
+            "metadata": {
+                "session_num": row.request,
+                "x_request_id": f"{run.summary.get('scenario')}-{run.summary.get('seed')}-{row.request}",
+                "x_correlation_id": None,
+                "conversation_id": None,
+                "turn_index": 0,
+                "request_start_ns": round(row.arrival_s * 1e9),
+                "request_ack_ns": None,
+                "request_end_ns": round(row.end_s * 1e9),
+                "worker_id": BACKEND,
+                "record_processor_id": BACKEND,
+                "benchmark_phase": WARM_UP if row.end_s < begin else PROFILING,
+                "was_cancelled": False,
+                "cancellation_time_ns": None,
+            },
+            "metrics": _aiperf_metrics(row) if row.finished else {"error_isl": _value(row.prompt_tokens, "tokens")},
+            "error": None if row.finished else _aiperf_error(row),
+        }
+
+
+def _aiperf_metrics(row: RequestRow) -> dict[str, dict[str, Any]]:
+    metrics = {
+        "input_sequence_length": _value(row.prompt_tokens, "tokens"),
+        "output_sequence_length": _value(row.emitted_tokens, "tokens"),
+        "output_token_count": _value(row.emitted_tokens, "tokens"),
+        "request_latency": _value(1e3 * (row.e2e_s or 0.0), "ms"),
+    }
+    if row.ttft_s is not None:
+        metrics["time_to_first_token"] = _value(1e3 * row.ttft_s, "ms")
+    if row.tpot_s is not None:
+        metrics["inter_token_latency"] = _value(1e3 * row.tpot_s, "ms")
+        if row.tpot_s > 0:
+            metrics["output_token_throughput_per_user"] = _value(1 / row.tpot_s, "tokens/sec/user")
+    return metrics
+
+
+def _aiperf_error(row: RequestRow) -> dict[str, Any]:
+    code = REJECTED_CODE if row.outcome == "rejected" else FAILED_CODE
+    return {"code": code, "type": f"Request{row.outcome.title()}", "message": row.reason or row.outcome}
+
+
+def _value(value: float, unit: str) -> dict[str, Any]:
+    return {"value": value, "unit": unit}
