@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,11 @@ def changed(tree: Tree, overrides: Sequence[str], sets: Sequence[str], resolver:
         resolver: Reads a file when a path leads into it, and takes the problems.
     """
     changes = [*_named(tree, overrides, resolver.problems), *_set(sets, resolver.problems)]
-    tree = tree.without(("overrides",))
+    return with_changes(tree.without(("overrides",)), changes, resolver)
+
+
+def with_changes(tree: Tree, changes: Iterable[Change], resolver: Resolver) -> Tree:
+    """The scenario with new values in their places, in order; see :func:`changed`."""
     for change in changes:
         tree = _applied(tree, change, resolver)
     return tree

@@ -23,6 +23,7 @@ from placement.planners import KNOWN
 from scenarios.cli_net import net_app
 from scenarios.cli_proxy import proxy
 from scenarios.cli_report import add_report_commands
+from scenarios.cli_study import study
 from scenarios.cli_test import check_expectations
 from scenarios.drawing import draw_placement, require_drawable
 from scenarios.drawing_traces import draw_traces
@@ -344,6 +345,7 @@ def import_helix(
 app.command()(proxy)
 add_report_commands(app)
 app.command(name="test")(check_expectations)
+app.command(name="study")(study)
 
 
 def main() -> None:

@@ -144,6 +144,17 @@ def read_expectations(tree: Tree, spec: EmulationSpec | None) -> tuple[list[Expe
     return reader.expectations, reader.problems
 
 
+def read_condition(figure: str, content: Scalar) -> Expectation:
+    """One condition on a figure, whose name is not checked.
+
+    Raises:
+        QuantityError: The condition cannot be understood.
+    """
+    sign, value = _condition(content, figure)
+    text = str(content) if isinstance(content, str) else shown(content)
+    return Expectation(figure=figure, text=text.strip(), sign=sign, value=value)
+
+
 def known_figures(spec: EmulationSpec) -> dict[str, Any]:
     """The summary of a run that has not begun: every figure's name, and no value that means anything."""
     return summarise(Emulation(spec).state, wall_s=0.0, cpu_s=0.0, interrupted=False)
@@ -186,12 +197,9 @@ class _Reader:
         if not self._is_known(figure, path):
             return
         try:
-            sign, value = _condition(content, figure)
+            self.expectations.append(read_condition(figure, content))
         except QuantityError as error:
             self._bad(path, error.rule, error.remedy)
-            return
-        text = str(content) if isinstance(content, str) else shown(content)
-        self.expectations.append(Expectation(figure=figure, text=text.strip(), sign=sign, value=value))
 
     def _is_known(self, figure: str, path: TreePath) -> bool:
         if self._known is None or figure.split(".")[0] == "real_time":

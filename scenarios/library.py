@@ -16,6 +16,7 @@ FOLDERS = {
     "model": "models",
     "machine": "machines",
     "profile": "profiles",
+    "study": "studies",
     "lengths": "",
 }
 """Kind -> folder; profiles have one folder a model, lengths are the ``*_lengths.yaml`` files at the top."""

@@ -15,6 +15,7 @@ from scenarios.errors import Problem, ScenarioError
 from scenarios.expect import Expectation
 from scenarios.ranking import Ranked
 from scenarios.references import Resolver, scenario_path
+from scenarios.tree import Tree
 from scenarios.validation import validate
 
 
@@ -59,7 +60,20 @@ def load_scenario(
     """
     resolver = Resolver()
     root = resolver.read(scenario_path(name_or_path, Path()), "scenario")
-    tree = resolver.resolve(changed(root, overrides, sets, resolver))
+    return load_tree(changed(root, overrides, sets, resolver), resolver)
+
+
+def load_tree(root: Tree, resolver: Resolver) -> LoadedScenario:
+    """Load a scenario that has been read already, with its changes applied.
+
+    Args:
+        root: The scenario; references in it are still to be replaced, or have been.
+        resolver: What read it.
+
+    Raises:
+        ScenarioError: All that is wrong with it and the files it names.
+    """
+    tree = resolver.resolve(root)
     sections, problems = validate(tree, resolver.broken)
     crossing = Crossing(tree, sections, [*resolver.problems, *problems])
     spec = crossing.spec()

@@ -289,12 +289,13 @@ def _without_header(tree: Tree, kind: str) -> Tree:
     return tree
 
 
-def scenario_path(name_or_path: str | Path, folder: Path) -> Path:
+def scenario_path(name_or_path: str | Path, folder: Path, kind: str = "scenario") -> Path:
     """The file of a scenario that is named on the command line.
 
     Args:
         name_or_path: Library name, or path; a library name wins over a file of the same name without suffix.
         folder: What a relative path is relative to.
+        kind: Kind of file, where it is not a scenario.
 
     Raises:
         ScenarioError: Neither.
@@ -302,7 +303,7 @@ def scenario_path(name_or_path: str | Path, folder: Path) -> Path:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or is_path(text):
         return folder / text
-    found = find_in_library("scenario", text)
+    found = find_in_library(kind, text)
     if found is not None:
         return found
     try:
@@ -310,5 +311,5 @@ def scenario_path(name_or_path: str | Path, folder: Path) -> Path:
             return folder / text
     except (OSError, ValueError):
         pass
-    part = Tree(text, Origin("SCENARIO", None, folder))
-    raise ScenarioError(_unknown_name(part, "scenario", text))
+    part = Tree(text, Origin(kind.upper(), None, folder))
+    raise ScenarioError(_unknown_name(part, kind, text))
