@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from emulator.churn.control import ChurnControl
 from emulator.churn.network import ChurningNetwork
@@ -21,10 +21,10 @@ from emulator.requests import Attempt
 from emulator.schedulers import make_policy, policy_class
 from emulator.schedulers.policy import SchedulerPolicy
 from emulator.spec import EmulationSpec, LinkSharing, LogLevel
-from emulator.topology import NO_FLOW, Pair, serving_pairs, shared_rates, solve_flow
+from emulator.topology import NO_FLOW, Pair, flow_graph, serving_pairs, shared_rates, solve_flow
 from netshape.clock import LinkClock, NicClock
 from placement.cluster import COORDINATOR, Link
-from placement.flow import MaxFlow, flow_upper_bound
+from placement.flow import FlowGraph, MaxFlow, flow_upper_bound
 from placement.layers import LayerRange, Placement, check_placement
 from placement.throughput import ThroughputModel
 
@@ -50,6 +50,8 @@ class ClusterState:
         dead: Dropped attempts that are still in a queue, a batch or a transfer.
         can_serve: Whether some chain of links leads through all layers now.
         churn: What can go wrong in this run; ``None`` when nothing can.
+        on_rewired: Is told, when set, of the graph that :attr:`flow` was solved on, each time that it is solved anew;
+            of ``None`` when other links are used without a new solution.
     """
 
     def __init__(self, spec: EmulationSpec, env: VirtualEnvironment, log: EventLog) -> None:
@@ -63,6 +65,7 @@ class ClusterState:
         self.dead = 0
         self.can_serve = True
         self.churn: ChurnControl | None = None
+        self.on_rewired: Callable[[FlowGraph | None], None] | None = None
         self.pipelines = PipelineBook()
         self.kv_pressure = KvPressure(self, spec.when_full)
         check_placement(spec.placement, spec.cluster, spec.model, spec.profiles, allow_over_profile=True)
@@ -297,7 +300,8 @@ class ClusterState:
         placement = Placement({name: node.held for name, node in nodes.items()})
         closed_names = dict.fromkeys(node.name for node in closed)
         pairs = serving_pairs(self.spec, placement, closed=closed_names, blocked=blocked)
-        flow_pairs = [pair for pair in pairs if pair[0] not in closed_names]
+        held = Placement({node.name: node.held for node in serving})
+        flow_pairs = serving_pairs(self.spec, held, blocked=blocked)
         if not flow_pairs:
             self.flow = NO_FLOW if solve else self.flow
         elif solve:
@@ -309,10 +313,16 @@ class ClusterState:
         for node in nodes.values():
             node.only_link = None
         self.pipelines.forget_all_but(self.links)
-        if self.can_serve:
+        if self.can_serve or self.policy.per_hop:
+            # Even if nobody is let in, closed nodes still send prefills on, and not over links that are gone.
             before = self.policy
             self.policy = make_policy(self.spec.scheduler.policy, self.spec.scheduler.options, self, self.spec.seed)
             self.policy.take_over(before)
+        if self.on_rewired is not None:
+            graph = None
+            if solve and flow_pairs:
+                graph = flow_graph(self.spec, self._throughput, held, flow_pairs, slowdown, bandwidth)
+            self.on_rewired(graph)
 
     # -- questions -----------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ LATE = EventPriority(NORMAL + 1)
 class VirtualEnvironment(simpy.Environment):
     """Virtual time: events follow each other as fast as the processor allows, in a repeatable order."""
 
-    def push(self, event: Event, at_s: float) -> None:
+    def push(self, event: Event, at_s: float, priority: EventPriority = NORMAL) -> None:
         """Schedule a triggered ``event`` at exactly ``at_s``; a delay would round the time."""
-        heappush(self._queue, (at_s, NORMAL, next(self._eid), event))
+        heappush(self._queue, (at_s, priority, next(self._eid), event))
 
     def trigger_late(self, event: Event, at_s: float, caused_s: float) -> Event:
         """Trigger ``event`` at ``at_s``, after every other event of that time.

@@ -56,10 +56,11 @@ class KvPressure:
     def shrink(self, node: GpuNode) -> None:
         """Take the cache of ``node`` away from the youngest until what is left fits, whatever the policy."""
         if self._state.churn is not None:
-            self._state.churn.make_room(node, 0)
-        while node.kv_used > node.kv_capacity:
+            self._state.churn.make_room(node, node.kv_to_come())
+        # The batch under way will want its room, too.
+        while node.kv_used + node.kv_to_come() > node.kv_capacity:
             self.changes += 1
-            self._state.coordinator.preempt(self._youngest(node, []), node)
+            self._state.coordinator.preempt(self._youngest(node, node.running()), node)
 
     def _end(self, victim: Attempt, reason: str) -> None:
         self.changes += 1

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from simpy.events import Event
+from simpy.events import URGENT, Event
 
 from emulator.environment import VirtualEnvironment
 from netshape.clock import LinkClock, NicClock
@@ -192,7 +192,8 @@ class Transfer(Dispatch):
         tail = Transfer(env, self.link, items, times, prefills, tokens)
         tail.number = self.number + count
         tail.serial = self.serial + count
-        env.push(tail, times[0])
+        # What was handed over later may arrive at the same time, and comes after it.
+        env.push(tail, times[0], URGENT)
         return tail
 
 

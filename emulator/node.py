@@ -116,6 +116,7 @@ class GpuNode:
         self._current = 0
         self._running: list[Attempt] = []
         self._running_from = held.start
+        self._running_layers = 0
         self._began_s = 0.0
         self._arrived_tokens = 0
         self._wake: Event | None = None
@@ -180,6 +181,19 @@ class GpuNode:
     def idle(self) -> bool:
         """Whether nothing is here or on its way here that has been received."""
         return not self._running and not any(segment.ready or segment.pending for segment in self.segments)
+
+    @property
+    def computing(self) -> bool:
+        """Whether a batch is under way."""
+        return bool(self._running)
+
+    def running(self) -> list[Attempt]:
+        """Whom the batch under way, if there is one, computes for."""
+        return [item for item in self._running if not item.dead]
+
+    def kv_to_come(self) -> int:
+        """KV entries that the batch under way will have added when it ends; there is room for them."""
+        return self._running_layers * sum(item.tokens for item in self.running())
 
     @property
     def highest_kv_use(self) -> float:
@@ -362,7 +376,7 @@ class GpuNode:
             # The segment may be cut while the batch runs; the batch goes on to the segment's old end.
             held, layers, last = segment.held, segment.layers, segment.last
             self._running = items
-            self._running_from = held.start
+            self._running_from, self._running_layers = held.start, layers
             self._began_s = now
             yield env.trigger_late(Event(env), end, last_layer)
             if self.down:

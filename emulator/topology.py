@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from emulator.spec import EdgeFlows, EmulationSpec
 from placement.cluster import COORDINATOR
-from placement.flow import MaxFlow, build_flow_graph, max_flow, usable_links
+from placement.flow import FlowGraph, MaxFlow, build_flow_graph, max_flow, usable_links
 from placement.layers import Placement
 from placement.planners.balanced_flow import balanced_flow
 from placement.throughput import ThroughputModel
@@ -36,13 +36,41 @@ def serving_pairs(
         )
         if target not in closed and (source, target) not in blocked
     ]
-    from_source = reachable(COORDINATOR, pairs)
-    to_sink = reachable(COORDINATOR, [(target, source) for source, target in pairs])
+    # What closed nodes send on has to come to its end, too.
+    from_source = reachable((COORDINATOR, *closed), pairs)
+    to_sink = reachable((COORDINATOR,), [(target, source) for source, target in pairs])
     return [
         (source, target)
         for source, target in pairs
-        if target in to_sink and source in to_sink and (source in from_source or source in closed)
+        if source in from_source and source in to_sink and target in to_sink
     ]
+
+
+def flow_graph(
+    spec: EmulationSpec,
+    throughput: ThroughputModel,
+    placement: Placement,
+    pairs: list[Pair],
+    slowdown: Mapping[str, float],
+    bandwidth: Mapping[Pair, float],
+) -> FlowGraph:
+    """The graph over ``pairs`` on which the max flow is solved; arguments as for :func:`solve_flow`."""
+    graph = build_flow_graph(spec.cluster, spec.model, placement, throughput, links=pairs)
+    if not slowdown and not bandwidth:
+        return graph
+    factors = {
+        "compute": {(name, name): 1 / factor for name, factor in slowdown.items()},
+        "link": bandwidth,
+    }
+    edges = tuple(
+        dataclasses.replace(
+            edge,
+            capacity_tokens_per_s=edge.capacity_tokens_per_s
+            * factors.get(edge.kind, {}).get((edge.source, edge.target), 1.0),
+        )
+        for edge in graph.edges
+    )
+    return dataclasses.replace(graph, edges=edges)
 
 
 def solve_flow(
@@ -68,22 +96,7 @@ def solve_flow(
         slowdown: Node -> factor on its compute time, where that is not 1.
         bandwidth: Pair -> factor on its bandwidth, where that is not 1.
     """
-    slowdown, bandwidth = slowdown or {}, bandwidth or {}
-    graph = build_flow_graph(spec.cluster, spec.model, placement, throughput, links=pairs)
-    if slowdown or bandwidth:
-        factors = {
-            "compute": {(name, name): 1 / factor for name, factor in slowdown.items()},
-            "link": bandwidth,
-        }
-        edges = tuple(
-            dataclasses.replace(
-                edge,
-                capacity_tokens_per_s=edge.capacity_tokens_per_s
-                * factors.get(edge.kind, {}).get((edge.source, edge.target), 1.0),
-            )
-            for edge in graph.edges
-        )
-        graph = dataclasses.replace(graph, edges=edges)
+    graph = flow_graph(spec, throughput, placement, pairs, slowdown or {}, bandwidth or {})
     flow = max_flow(graph)
     if balance and spec.scheduler.edge_flows is EdgeFlows.BALANCED:
         return balanced_flow(graph, flow, kv_tokens)
@@ -124,13 +137,13 @@ def shared_rates(spec: EmulationSpec, pairs: list[Pair], flow: MaxFlow) -> dict[
     return rates
 
 
-def reachable(start: str, pairs: list[Pair]) -> dict[str, None]:
-    """Names that can be reached from ``start`` along ``pairs``; ``start`` itself is in it."""
+def reachable(starts: Sequence[str], pairs: list[Pair]) -> dict[str, None]:
+    """Names that can be reached from any of ``starts`` along ``pairs``; these themselves are in it."""
     following: dict[str, list[str]] = {}
     for source, target in pairs:
         following.setdefault(source, []).append(target)
-    seen: dict[str, None] = {start: None}
-    frontier = [start]
+    seen: dict[str, None] = dict.fromkeys(starts)
+    frontier = list(starts)
     while frontier:
         for target in following.get(frontier.pop(), []):
             if target not in seen:

@@ -303,20 +303,25 @@ def _reachable(onward: list[list[int]]) -> list[bool]:
     return reached
 
 
-def check_flow(graph: FlowGraph, flow: MaxFlow) -> None:
+def check_flow(graph: FlowGraph, flow: MaxFlow, tolerance: float = CHECK_TOLERANCE) -> None:
     """Check that a flow is one, and that its cut proves that it is the greatest.
 
     Flow in equals flow out at every node, nothing is negative or above its capacity, the value is what the
     coordinator sends and receives, the cut parts source from sink, and its capacity is the value.
 
+    Args:
+        graph: What the flow was found on.
+        flow: What to check.
+        tolerance: Relative difference that is rounding.
+
     Raises:
-        PlanError: With one sentence per violation; differences up to :data:`CHECK_TOLERANCE` are rounding.
+        PlanError: With one sentence per violation.
     """
     problems: list[str] = []
     links = [(edge.source, edge.target) for edge in graph.links()]
     if sorted(links) != sorted(flow.link_flow) or sorted(graph.nodes) != sorted(flow.node_flow):
         raise PlanError("flow check: the flow names other links or nodes than the graph; it belongs to another graph")
-    slack = CHECK_TOLERANCE * max(abs(flow.tokens_per_s), *(abs(one) for one in flow.node_flow.values()), 0.0)
+    slack = tolerance * max(abs(flow.tokens_per_s), *(abs(one) for one in flow.node_flow.values()), 0.0)
     sent = dict.fromkeys([COORDINATOR, *graph.nodes], 0.0)
     received = dict.fromkeys([COORDINATOR, *graph.nodes], 0.0)
     for (source, target), amount in flow.link_flow.items():

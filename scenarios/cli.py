@@ -20,6 +20,7 @@ from netshape.errors import NetworkError
 from placement.errors import PlanError
 from placement.plan import Plan
 from placement.planners import KNOWN
+from scenarios.cli_chaos import chaos
 from scenarios.cli_net import net_app
 from scenarios.cli_proxy import proxy
 from scenarios.cli_report import add_report_commands
@@ -344,6 +345,7 @@ def import_helix(
 
 app.command()(proxy)
 add_report_commands(app)
+app.command()(chaos)
 app.command(name="test")(check_expectations)
 app.command(name="study")(study)
 

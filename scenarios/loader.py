@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from scenarios.errors import Problem, ScenarioError
 from scenarios.expect import Expectation
 from scenarios.ranking import Ranked
 from scenarios.references import Resolver, scenario_path
-from scenarios.tree import Tree
+from scenarios.tree import Origin, Tree, from_plain
 from scenarios.validation import validate
 
 
@@ -61,6 +61,19 @@ def load_scenario(
     resolver = Resolver()
     root = resolver.read(scenario_path(name_or_path, Path()), "scenario")
     return load_tree(changed(root, overrides, sets, resolver), resolver)
+
+
+def load_document(document: Mapping[str, Any], name: str) -> LoadedScenario:
+    """Load a scenario that is in no file.
+
+    Args:
+        document: What the file would hold, in plain data; relative paths are relative to the working directory.
+        name: What stands for the file's name in messages.
+
+    Raises:
+        ScenarioError: All that is wrong with it, and with the files that it names.
+    """
+    return load_tree(from_plain(document, Origin(name, None, Path.cwd())), Resolver())
 
 
 def load_tree(root: Tree, resolver: Resolver) -> LoadedScenario:

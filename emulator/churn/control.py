@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from emulator.churn.network import ChurningNetwork, Pair
 from emulator.churn.recovery import make_recovery
 from emulator.churn.report import ChurnReport, Incident
 from emulator.churn.weights import WeightLoads
+from placement.cluster import COORDINATOR
 from placement.layers import LayerRange, Placement
 
 if TYPE_CHECKING:
@@ -90,11 +92,15 @@ class ChurnControl:
         def happen(_event: object) -> None:
             work()
             self._pending -= 1
-            if not self.may_get_better():
-                # Whoever has no pipeline now will not get one.
-                self.state.coordinator.admit_waiting()
+            self.refuse_the_hopeless()
 
         self.env.call_at(self.env.now + delay_s, happen)
+
+    def refuse_the_hopeless(self) -> None:
+        """Let nobody wait for a pipeline that will never be there."""
+        if not self.may_get_better():
+            # Whoever has no pipeline now will not get one.
+            self.state.coordinator.admit_waiting()
 
     def may_get_better(self) -> bool:
         """Whether something is still to come that could let a request in that has no pipeline now."""
@@ -102,10 +108,15 @@ class ChurnControl:
             self._pending > 0
             or self.loads.busy
             or self.spec.live_links
-            or self.happenings.endless
+            or self.happenings.may_repair
             or self.coordinator_down
-            or any(machine.suspected and machine.up for machine in self.machines.values())
+            or any(self._may_be_heard(machine) for machine in self.machines.values())
         )
+
+    def _may_be_heard(self, machine: Machine) -> bool:
+        """Whether a heartbeat of a machine that is taken for dead may still come."""
+        reaches = self.detector.latency_s[machine.name] < math.inf
+        return machine.suspected and machine.up and reaches and not self.network.is_down((machine.name, COORDINATOR))
 
     def apply(self, event: ChurnEvent) -> Callable[[], None] | None:
         """Let ``event`` happen now, whatever its time says.

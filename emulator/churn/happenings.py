@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 
 class Happenings:
-    """Lets the scenario's events and random failures happen.
-
-    Attributes:
-        endless: Whether random failures may go on for ever.
-    """
+    """Lets the scenario's events and random failures happen."""
 
     def __init__(self, control: ChurnControl) -> None:
         self._control = control
@@ -45,7 +41,7 @@ class Happenings:
         self._latency_s = control.detector.latency_s
         self._keys = 0
         self._stops_at: dict[str, int] = {}
-        self.endless = any(process.repair is not None for process in control.spec.processes)
+        self._processes: list[FailureProcess] = []
         self._node_events: dict[NodeEventKind, Callable[[Machine, NodeEvent, Incident], None]] = {
             NodeEventKind.CRASH: self._crash,
             NodeEventKind.DRAIN: self._drain,
@@ -62,12 +58,17 @@ class Happenings:
             self._control.later(event.at_s, partial(self._happen, event))
         seed = self._state.spec.seed
         self._processes = [
-            FailureProcess(number, process, self._state.spec.cluster, self._env, seed, self._happen)
+            FailureProcess(number, process, self._state.spec.cluster, self._env, seed, self._fail)
             for number, process in enumerate(spec.processes)
         ]
 
     def _happen(self, event: ChurnEvent) -> None:
         self.happen(event)
+
+    @property
+    def may_repair(self) -> bool:
+        """Whether random failures to come may end with a machine that is as good as new."""
+        return any(process.may_repair for process in self._processes)
 
     def happen(self, event: ChurnEvent) -> Callable[[], None] | None:
         """Let ``event`` happen now; what ends it is returned if it is one of links, and not flapping ones."""
@@ -82,6 +83,12 @@ class Happenings:
         else:
             self._restart(event)
         return None
+
+    def _fail(self, event: NodeEvent | None) -> None:
+        """A random failure, or a time at which there was to be one."""
+        if event is not None:
+            self._node_event(event)
+        self._control.refuse_the_hopeless()
 
     # -- machines ------------------------------------------------------------------------------
 

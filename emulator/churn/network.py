@@ -61,6 +61,25 @@ class Parcel(Dispatch):
         self.callback = callback
 
 
+class WireWatch:
+    """Is told of everything that happens on wires, when a network has one; does nothing itself."""
+
+    def sent(self, wire: Wire, dispatch: Dispatch) -> None:
+        """``dispatch`` was handed to ``wire`` and will arrive at its times."""
+
+    def arrived(self, wire: Wire, dispatch: Dispatch) -> None:
+        """``dispatch`` has arrived, up to the messages that it names; it has not been handed over yet."""
+
+    def replanned(self, wire: Wire) -> None:
+        """What has not been sent on ``wire`` arrives at other times."""
+
+    def lost(self, wire: Wire, dispatch: Dispatch, arriving: int) -> None:
+        """Of ``dispatch`` only the first ``arriving`` messages still arrive."""
+
+    def restarted(self, wire: Wire) -> None:
+        """The sender of ``wire`` has stopped; what it sends from now on is a stream of its own."""
+
+
 class ChurningNetwork(VirtualNetwork):
     """Virtual clocks that remember what is on the way, so that it can be planned anew, held up or lost.
 
@@ -69,6 +88,7 @@ class ChurningNetwork(VirtualNetwork):
 
     Attributes:
         observer: Is told what happens to machines and wires, when set.
+        wire_watch: Is told of every message on every wire, when set.
     """
 
     def __init__(self, state: ClusterState, watch: Callable[[Transfer], None] | None) -> None:
@@ -77,6 +97,7 @@ class ChurningNetwork(VirtualNetwork):
         self._effects: dict[Pair, dict[int, Effect]] = {}
         self._scheduled: dict[Pair, LinkConditions] = {}
         self.observer: Observer | None = None
+        self.wire_watch: WireWatch | None = None
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -86,6 +107,8 @@ class ChurningNetwork(VirtualNetwork):
         if isinstance(clock, ConditionedClock):
             transfer.number = clock.accepted - len(transfer.items)
         self._track(transfer.link.wire, transfer)
+        if self.wire_watch is not None:
+            self.wire_watch.sent(transfer.link.wire, transfer)
 
     def send(self, wire: Wire, size_bytes: float, callback: Callable[[], None]) -> None:
         """Send ``size_bytes`` of the cluster's own; ``callback`` is called when they have arrived, if they do."""
@@ -94,6 +117,8 @@ class ChurningNetwork(VirtualNetwork):
         if isinstance(clock, ConditionedClock):
             parcel.number = clock.accepted - 1
         self._track(wire, parcel)
+        if self.wire_watch is not None:
+            self.wire_watch.sent(wire, parcel)
 
     def _track(self, wire: Wire, dispatch: Dispatch) -> None:
         wire.in_flight[dispatch] = None
@@ -104,6 +129,8 @@ class ChurningNetwork(VirtualNetwork):
     def _arrive(self, event: Event) -> None:
         if isinstance(event, Parcel):
             del event.wire.in_flight[event]
+            if self.wire_watch is not None:
+                self.wire_watch.arrived(event.wire, event)
             event.callback()
             return
         assert isinstance(event, Transfer)
@@ -114,6 +141,8 @@ class ChurningNetwork(VirtualNetwork):
             tail = event.split(bisect_right(times, times[0] + CARD_BLOCK_S))
             tail.callbacks = [self._arrive]
             in_flight[tail] = None
+        if self.wire_watch is not None:
+            self.wire_watch.arrived(event.link.wire, event)
         event.link.deliver(event)
 
     # -- changes -------------------------------------------------------------------------------
@@ -200,7 +229,9 @@ class ChurningNetwork(VirtualNetwork):
         self.refresh(wire)
 
     def _replan(self, wire: Wire, replan: Replan) -> None:
-        waiting, wire.in_flight = list(wire.in_flight), {}
+        # In order of sending: the rest of a transfer that has begun to arrive stands behind later ones.
+        waiting = sorted(wire.in_flight, key=lambda dispatch: dispatch.number)
+        wire.in_flight = {}
         for dispatch in waiting:
             sent = max(0, replan.first - dispatch.number)
             times = dispatch.times
@@ -210,6 +241,8 @@ class ChurningNetwork(VirtualNetwork):
             at = dispatch.number + sent - replan.first
             times = times[:sent] + list(replan.arrivals_s[at : at + len(times) - sent])
             self._track(wire, self._moved(dispatch, times))
+        if self.wire_watch is not None:
+            self.wire_watch.replanned(wire)
 
     def _moved(self, dispatch: Dispatch, times: list[float]) -> Dispatch:
         """The same messages at other times; the old event comes to nothing."""
@@ -250,6 +283,8 @@ class ChurningNetwork(VirtualNetwork):
                 sent = bisect_right(dispatch.times, now + clock.latency_s)
             if sent == len(dispatch.times):
                 continue
+            if self.wire_watch is not None:
+                self.wire_watch.lost(wire, dispatch, sent)
             if isinstance(dispatch, Transfer):
                 lost = dispatch.items[sent:]
                 for item in lost:
@@ -264,6 +299,8 @@ class ChurningNetwork(VirtualNetwork):
         for dispatch in wire.in_flight:
             # The sender's next clock counts from 0 again; these are sent, whatever it says.
             dispatch.number = -len(dispatch.times)
+        if self.wire_watch is not None:
+            self.wire_watch.restarted(wire)
 
     def attempts_on(self, pair: Pair) -> list[Attempt]:
         """What is on its way from one to the other now."""

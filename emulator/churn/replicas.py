@@ -100,12 +100,20 @@ class Replicas:
             if copy is None or copy.keeper is not keeper or keeper.down or attempt.dead:
                 continue
             more = (tokens - copy.tokens) * copy.layers
-            if keeper.kv_used + more > keeper.kv_capacity:
+            if keeper.kv_used + keeper.kv_to_come() + more > keeper.kv_capacity:
                 # Copies never crowd out work: this one ends here.
                 self._drop(attempt, node.index)
                 continue
             keeper.kv_used += more
             copy.tokens = tokens
+
+    def kept(self) -> dict[int, int]:
+        """Node index -> KV entries, in layer-tokens, of the copies that it keeps."""
+        entries: dict[int, int] = {}
+        for copies in self._copies.values():
+            for copy in copies.values():
+                entries[copy.keeper.index] = entries.get(copy.keeper.index, 0) + copy.tokens * copy.layers
+        return entries
 
     # -- forgetting ----------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ class FailureProcess:
         cluster: Its machines.
         env: The event core.
         seed: Seed of the scenario.
-        happen: Is given every event as it happens.
+        happen: Is given every event as it happens, and ``None`` when one comes to nothing.
     """
 
     def __init__(
@@ -36,8 +36,9 @@ class FailureProcess:
         cluster: Cluster,
         env: VirtualEnvironment,
         seed: int,
-        happen: Callable[[NodeEvent], None],
+        happen: Callable[[NodeEvent | None], None],
     ) -> None:
+        self._to_come = 0
         self._process = process
         self._env = env
         self._happen = happen
@@ -51,14 +52,25 @@ class FailureProcess:
     def _next(self, node: Node, from_s: float) -> None:
         at_s = from_s + draw(self._process.between, self._streams[node.name])
         if at_s < self._process.stop_s and math.isfinite(at_s):
+            self._to_come += 1
             self._env.call_at(at_s, lambda _event: self._fail(node))
 
+    @property
+    def may_repair(self) -> bool:
+        """Whether a machine may still fail and come back, as good as new."""
+        return self._process.repair is not None and self._to_come > 0
+
     def _fail(self, node: Node) -> None:
+        self._to_come -= 1
         now = self._env.now
+        struck: list[NodeEvent] = []
         if now >= self._busy_until_s[node.name]:
-            for one in (node, *self._with(node)):
-                self._strike(one)
+            struck = [event for one in (node, *self._with(node)) if (event := self._strike(one)) is not None]
         self._next(node, max(now, self._busy_until_s[node.name]))
+        for event in struck:
+            self._happen(event)
+        if not struck:
+            self._happen(None)
 
     def _with(self, first: Node) -> list[Node]:
         """Those that fail together with ``first``."""
@@ -78,22 +90,21 @@ class FailureProcess:
         drawn = self._together.random(len(group)).tolist()
         return [node for node, level in zip(group, drawn, strict=True) if level < self._process.share]
 
-    def _strike(self, node: Node) -> None:
+    def _strike(self, node: Node) -> NodeEvent | None:
+        """What happens to ``node``; nothing while it is still being repaired."""
         process, now = self._process, self._env.now
         if now < self._busy_until_s[node.name]:
-            return
+            return None
         repair_s = None if process.repair is None else max(1e-9, draw(process.repair, self._streams[node.name]))
         notice_s = process.notice_s if process.kind is NodeEventKind.PREEMPT else 0.0
         self._busy_until_s[node.name] = math.inf if repair_s is None else now + notice_s + repair_s
-        self._happen(
-            NodeEvent(
-                at_s=now,
-                kind=process.kind,
-                target=NodeTarget(names=(node.name,)),
-                duration_s=repair_s,
-                notice_s=process.notice_s,
-                slowdown=process.slowdown,
-            )
+        return NodeEvent(
+            at_s=now,
+            kind=process.kind,
+            target=NodeTarget(names=(node.name,)),
+            duration_s=repair_s,
+            notice_s=process.notice_s,
+            slowdown=process.slowdown,
         )
 
 

@@ -88,9 +88,9 @@ class AioEnvironment(VirtualEnvironment):
         super().schedule(event, priority, delay)
         self._rearm()
 
-    def push(self, event: Event, at_s: float) -> None:
+    def push(self, event: Event, at_s: float, priority: EventPriority = NORMAL) -> None:
         """Schedule a triggered ``event`` at exactly ``at_s``."""
-        super().push(event, at_s)
+        super().push(event, at_s, priority)
         self._rearm()
 
     def trigger_late(self, event: Event, at_s: float, caused_s: float) -> Event:

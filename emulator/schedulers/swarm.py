@@ -37,7 +37,11 @@ class SwarmPolicy(PerHopPolicy):
         self._queues: dict[int, list[tuple[float, int]]] = {}
         # Only where there is a choice do averages matter; elsewhere hops need not be watched.
         self._contested: set[int] = set()
-        for links in [state.entry_links, *(node.out_links for node in state.nodes if node.out_links)]:
+        # By links, not by nodes: one that takes nothing new still has prefills to send on.
+        leaving: dict[int, list[EmulatedLink]] = {}
+        for link in state.links:
+            leaving.setdefault(-1 if link.source is None else link.source.index, []).append(link)
+        for links in leaving.values():
             self._queues[links[0].index] = [(initial, link.index) for link in links]
             if len(links) > 1:
                 self._contested.update(link.index for link in links if link.node is not None)
