@@ -58,6 +58,7 @@ class Timeline:
     _to_come: list[tuple[float, int, str, int, bool | None]] = field(init=False, default_factory=list)
     _pushed: int = field(init=False, default=0)
     _random: dict[str, None] = field(init=False, default_factory=dict)
+    _leaves_s: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
     _matched: dict[NodeTarget, tuple[str, ...]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,27 +148,36 @@ class Timeline:
 
     def _happens(self, event: NodeEvent, name: str) -> None:
         now_s, kind = event.at_s, event.kind
-        if kind is NodeEventKind.JOIN:
-            self._set(name, now_s, True)
-            return
         if kind in (NodeEventKind.STRAGGLER, NodeEventKind.GPU_MEMORY_LOSS):
             return
-        if kind is NodeEventKind.CRASH:
+        leaves_s = self._leaves_s.get((name, self._version[name]), -math.inf)
+        if self._known(name, now_s) is None or (now_s < leaves_s and kind is not NodeEventKind.CRASH):
+            # What comes of it, and of what was to come, depends on what is not known.
+            self._set(name, now_s, None)
+        elif kind is NodeEventKind.JOIN:
+            self._set(name, now_s, True)
+        elif kind is NodeEventKind.CRASH:
             self._set(name, now_s, False)
             if event.duration_s is not None:
                 self._later(now_s + event.duration_s, name, True)
-            return
-        # It may leave as soon as it has finished, and has left when the notice is over.
-        self._set(name, now_s, None)
-        if event.notice_s < math.inf:
+        elif kind is NodeEventKind.PREEMPT:
+            # It stays, though without new work, until its notice is over.
+            self._set(name, now_s, True)
+            self._leaves_s[name, self._version[name]] = now_s + event.notice_s
             self._later(now_s + event.notice_s, name, False)
-        if event.duration_s is None:
-            return
-        if kind is NodeEventKind.PREEMPT:
-            self._later(now_s + event.notice_s + event.duration_s, name, True)
+            if event.duration_s is not None:
+                self._later(now_s + event.notice_s + event.duration_s, name, True)
         else:
+            self._drains(event, name)
+
+    def _drains(self, event: NodeEvent, name: str) -> None:
+        # It leaves as soon as it has finished, and has left when the notice is over.
+        self._set(name, event.at_s, None)
+        if event.notice_s < math.inf:
+            self._later(event.at_s + event.notice_s, name, False)
+        if event.duration_s is not None:
             # It comes back if it has left by then.
-            self._later(now_s + event.duration_s, name, True if event.duration_s > event.notice_s else None)
+            self._later(event.at_s + event.duration_s, name, True if event.duration_s > event.notice_s else None)
 
     def _set(self, name: str, now_s: float, up: bool | None) -> None:
         self._up[name] = up

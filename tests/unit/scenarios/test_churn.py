@@ -375,6 +375,9 @@ def test_events_that_cannot_be(events: str, told: str, tmp_path: Path) -> None:
         "- {at: 5 s, drain: a100-0}\n  - {at: 9 s, join: a100-0}",
         "- {at: 5 s, preempt: a100-0, notice: 30 s}\n  - {at: 9 s, crash: a100-0}\n  - {at: 10 s, join: a100-0}",
         "- {at: 5 s, drain: a100-0, notice: 9 s, for: 3 s}\n  - {at: 15 s, join: a100-0}",
+        # It is back from the first preemption before the second one's notice is over.
+        "- {at: 5 s, preempt: a100-0, notice: 2 s, for: 2 s}\n  - {at: 6 s, preempt: a100-0, notice: 1 min}\n"
+        "  - {at: 70 s, crash: a100-0}",
         "- {at: 5 s, partition: [us, eu], for: 9 s}\n  - {at: 14 s, partition: [us, apac]}",
         "- {at: 5 s, crash: a100-0, for: 9 s}\n  - {at: 8 s, join: a100-0}\n  - {at: 9 s, crash: a100-0}",
     ],
