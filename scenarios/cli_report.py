@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scenarios.reports.exports import DEFAULT_NAMES, Format, export_run
+from scenarios.reports.figures import write_figures
+from scenarios.reports.page import write_report
 from scenarios.reports.run_files import read_run
 from scenarios.reports.trace import Flows, write_trace
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that `helixemu run` wrote.")]
+
+
+class PictureFormat(StrEnum):
+    """Formats of figures for papers."""
+
+    SVG = "svg"
+    PNG = "png"
+    PDF = "pdf"
 
 
 def trace(
@@ -55,7 +66,31 @@ def export(
     print(f"wrote {target}: {count} requests")
 
 
+def report(
+    run_dir: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="File to write; by default report.html in the directory.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the plots there too, each a file for papers.")
+    ] = None,
+    figure_format: Annotated[PictureFormat, typer.Option(help="Their format.")] = PictureFormat.SVG,
+) -> None:
+    """Write a run's report: one HTML file that opens offline, the answer first, then plots and tables."""
+    target = out or run_dir / "report.html"
+    run = read_run(run_dir)
+    write_report(run, target)
+    print(f"wrote {target}")
+    if figures is not None:
+        written, missing = write_figures(run, figures, f".{figure_format}")
+        for path in written:
+            print(f"wrote {path}")
+        for sentence in missing:
+            print(f"note: {sentence}", file=sys.stderr)
+
+
 def add_report_commands(app: typer.Typer) -> None:
     """Put the commands of this module into ``app``."""
     app.command()(trace)
     app.command()(export)
+    app.command()(report)

@@ -111,6 +111,11 @@ class RunFiles:
                     raise _problem(path, number, rule, "run the scenario again")
                 yield number, _event(path, number, line)
 
+    def broken_event(self, number: int, error: Exception) -> ScenarioError:
+        """What to say of an event that lacks something, or holds something else than it should."""
+        rule = f"this event lacks something or holds something else: {type(error).__name__}: {error}"
+        return _problem(self.path / "events.jsonl", number, rule, "run the scenario again with this version")
+
 
 def read_run(path: Path) -> RunFiles:
     """Look into a run directory.

@@ -144,7 +144,7 @@ def _look_ahead(run: RunFiles, flows: Flows) -> _Outlook:
             elif kind != "churn":
                 ways.request(kind, event["request"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _broken(run, number, error) from error
+            raise run.broken_event(number, error) from error
     known = [name for name in run.summary["nodes"] if name in outlook.nodes]
     others = [name for name in outlook.nodes if name not in run.summary["nodes"]]
     outlook.nodes = {name: index for index, name in enumerate([*known, *others], start=1)}
@@ -238,7 +238,7 @@ class _Tracer:
             try:
                 self._take(event, _ns(event["t"]))
             except (KeyError, TypeError, ValueError) as error:
-                raise _broken(run, number, error) from error
+                raise run.broken_event(number, error) from error
             yield from self._due(self._now_ns - self._outlook.reach_ns)
         for request in self._open:
             # Neither finished nor failed: it ends with the run.
@@ -348,9 +348,3 @@ def _async(
 
 def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
-
-
-def _broken(run: RunFiles, number: int, error: Exception) -> ScenarioError:
-    rule = f"this event lacks something or holds something else: {type(error).__name__}: {error}"
-    remedy = "run the scenario again with this version"
-    return ScenarioError(Problem(str(run.path / "events.jsonl"), number, "", None, rule, remedy))
