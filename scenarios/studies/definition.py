@@ -24,13 +24,15 @@ from scenarios.yaml_text import read_yaml
 
 SHORT_AXES: Mapping[str, tuple[str, ...]] = {
     "planner": ("placement",),
-    "scheduler": ("scheduler", "policy"),
+    "scheduler": ("scheduler",),
     "recovery": ("churn", "recovery", "policy"),
     "seed": ("seed",),
     "cluster": ("cluster",),
     "model": ("model",),
 }
-"""Axes that need no path: name -> what they change. A planner replaces the whole placement."""
+"""Axes that need no path: name -> what they change."""
+_WHOLE = {"planner": "planner", "scheduler": "policy"}
+"""Those of them that replace a whole section, since options of one planner or policy mean nothing to another."""
 RESERVED = ("point", "cell", "seed", "rate", "status", "error", "nodes", "links")
 """Columns that the results have anyway. An axis ``seed`` is the seed itself."""
 
@@ -238,9 +240,9 @@ def _written(
                 problems.append(problem_at(tree, at, "a number of nodes belongs here", "write a whole number from 0"))
                 continue
             yield AxisValue(label=content, count=(given.nodes, content))
-        elif name == "planner" and paths == [SHORT_AXES["planner"]] and isinstance(content, str):
-            section = Tree({"planner": part}, part.origin)
-            yield AxisValue(label=content, changes=(Change(SHORT_AXES["planner"], section),))
+        elif name in _WHOLE and paths == [SHORT_AXES[name]] and isinstance(content, str):
+            section = Tree({_WHOLE[name]: part}, part.origin)
+            yield AxisValue(label=content, changes=(Change(SHORT_AXES[name], section),))
         else:
             label = content if isinstance(content, (str, int, float)) else json.dumps(content, sort_keys=True)
             yield AxisValue(label=label, changes=tuple(Change(path, part) for path in paths))

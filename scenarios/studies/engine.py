@@ -268,6 +268,9 @@ class Engine:
             "status": _status(done, point),
             "error": done.error or None,
         }
+        doubles = [column for column in point.coordinates if column in done.figures]
+        if doubles:
+            raise StudyError(f"an axis is called {doubles[0]}, and so is a figure of every point; rename the axis")
         row |= done.figures
         row |= {f"{CLOCKED}{name}": value for name, value in done.clocked.items()}
         row[f"{CLOCKED}worker"] = done.worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from scenarios.studies.code_version import code_version
 from scenarios.studies.errors import StudyError, VersionMismatchError
 
-CONNECT_S = 15.0
+CONNECT_S = 10.0
 """How long a Dask scheduler may take to answer."""
 
 
@@ -139,9 +140,14 @@ class DaskWorkers:
         except ImportError:
             raise StudyError("--scheduler needs Dask; install helix-emulator[distributed]") from None
         self.address = address
+        # A scheduler that is gone is told in one sentence; the tracebacks of its client help nobody.
+        self._log = logging.getLogger("distributed.client")
+        self._log_level = self._log.level
+        self._log.setLevel(logging.CRITICAL)
         try:
             self._client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
+            self._log.setLevel(self._log_level)
             raise StudyError(
                 f"no Dask scheduler answers at {address} ({type(error).__name__}); start one with `dask scheduler`, "
                 "workers with `dask worker ADDRESS`, then run the same command with --resume"
@@ -180,6 +186,7 @@ class DaskWorkers:
         """Disconnect; the scheduler and its workers go on."""
         with contextlib.suppress(OSError, TimeoutError):
             self._client.close(timeout=5)
+        self._log.setLevel(self._log_level)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ Figure: TypeAlias = str | int | float | bool | None
 
 CLOCKED = ("wall_s", "cpu_s", "sim_s_per_cpu_s")
 """Figures of the machine that ran the point; they are kept apart, because they differ every time."""
-_WIDE = ("nodes", "links", "min_cut", "scenario", "interrupted", "summary_version", *CLOCKED)
+_WIDE = ("nodes", "links", "min_cut", "scenario", "seed", "interrupted", "summary_version", *CLOCKED)
 """Parts of a summary that are no columns: they depend on the cluster, or say nothing about it."""
 
 

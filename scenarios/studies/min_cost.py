@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from scenarios.changes import Change
+from scenarios.schema_cluster import NodeSection
 from scenarios.studies.axes import Cell
 from scenarios.studies.engine import Row, Search, Steps
 from scenarios.studies.errors import StudyError
@@ -16,12 +18,13 @@ from scenarios.studies.max_rate import meets
 from scenarios.studies.points import Point
 from scenarios.studies.prices import PriceTable, price_table
 from scenarios.studies.schema import MinCostSection, OfferSection
-from scenarios.studies.sweep import Question
+from scenarios.studies.sweep import Prepared, Question
 from scenarios.tree import Plain, Tree, from_plain
 
 Counts: TypeAlias = tuple[int, ...]
 """Nodes of each entry of the catalogue, in its order."""
 
+RANDOM_TARGETS = ("crash", "preempt", "straggler")
 ENUMERATED = 200_000
 """Most clusters of a catalogue of which it is told whether any cheaper one is left."""
 
@@ -75,7 +78,8 @@ class MinCost(Question):
     """Optuna proposes clusters; what cannot be better, or cannot do, is not run; then single nodes are taken away.
 
     A cluster is good when every seed meets the conditions; seeds are run one after the other, and the first that fails
-    settles it. With ``monotone``, a cluster that has no more nodes of any kind than one that failed fails, too.
+    settles it. Random failures of a group that is not bought are left out. With ``monotone``, a cluster that has no
+    more nodes of any kind than one that failed fails, too.
     """
 
     @property
@@ -215,7 +219,7 @@ class MinCost(Question):
     def _tried(self, cell: Cell, counts: Counts) -> Generator[list[Point], list[Row], tuple[bool, str | None]]:
         """Whether a cluster meets the conditions for every seed, and why it could not run."""
         columns = dict(zip(self.section.catalogue, counts, strict=True))
-        prepared = self.prepare(cell, (self._nodes(counts),), columns)
+        prepared = _without_absent(self.prepare(cell, (self._nodes(counts),), columns))
         for seed in self.seeds:
             [row] = yield [self.point(prepared, seed)]
             if not meets(row, self.definition.meets):
@@ -232,6 +236,28 @@ class MinCost(Question):
         origin = self.definition.tree.nearest(("question", "catalogue")).origin
         tree: Tree = from_plain([dict(each) for each in listed], origin)
         return Change(("cluster", "nodes"), tree)
+
+
+def _without_absent(prepared: Prepared) -> Prepared:
+    """The cell without random failures of nodes that were not bought; a scenario may not name such nodes."""
+    churn = None if prepared.scenario is None else prepared.scenario.plain.get("churn")
+    if prepared.scenario is None or not isinstance(churn, dict) or not isinstance(churn.get("random"), list):
+        return prepared
+    cluster = prepared.scenario.plain["cluster"]
+    assert isinstance(cluster, dict), "the schema has passed it"
+    names = [name for group in _listed(cluster["nodes"]) for name in NodeSection.model_validate(group).names()]
+    listed: list[Plain] = []
+    for entry in _listed(churn["random"]):
+        target = next((entry[kind] for kind in RANDOM_TARGETS if isinstance(entry, dict) and kind in entry), None)
+        if not isinstance(target, str) or any(fnmatchcase(name, target) for name in names):
+            listed.append(entry)
+    plain = prepared.scenario.changed({("churn", "random"): listed})
+    return replace(prepared, scenario=replace(prepared.scenario, plain=plain))
+
+
+def _listed(part: Plain) -> list[Plain]:
+    assert isinstance(part, list), "the schema has passed it"
+    return part
 
 
 def _moved(counts: Counts, less: int, more: int | None) -> Counts:

@@ -30,7 +30,7 @@ from scenarios.studies.figures import CLOCKED, Attainment, Figure, flat_figures
 from scenarios.studies.prices import PriceTable, cost_figures
 from scenarios.tree import Origin, Plain, from_plain
 
-PLAN_COLUMN = "placement"
+PLAN_COLUMN = "planned_placement"
 """Column of a plan's record that holds the placement section as JSON."""
 _ERROR_CHARACTERS = 4_000
 
