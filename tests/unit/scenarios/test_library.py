@@ -20,7 +20,7 @@ def test_every_shipped_file_is_listed_once() -> None:
 
 
 def test_scenarios_and_clusters_have_a_name_like_their_file_and_one_line_of_description() -> None:
-    for kind in ("scenario", "cluster", "model"):
+    for kind in ("scenario", "cluster", "model", "study"):
         for entry in list_library(kind):
             assert entry.name == entry.path.stem
             if kind != "model":
