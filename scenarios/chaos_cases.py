@@ -235,7 +235,28 @@ class _CaseDraw:
             link["jitter"] = {"spread": f"{draws.scaled(0.1, 20.0)} ms"}
         if not self._shares and draws.chance(0.05):
             link["loss"] = {"probability": draws.scaled(0.001, 0.05)}
+        if not self._shares and draws.chance(0.06):
+            link["schedule"] = self._schedule()
         return link
+
+    def _schedule(self) -> dict[str, Any]:
+        """Conditions that change round and round; a link that is down by plan is soon up again."""
+        draws = self._draws
+        period_s = draws.number(1.0, 6.0)
+        one, other = sorted(draws.number(0.0, 0.95) for _ in range(2))
+        if draws.chance(0.4):
+            changes: tuple[dict[str, Any], dict[str, Any]] = ({"up": False}, {"up": True})
+        else:
+            slow, fast = f"{draws.scaled(20.0, 1_000.0)} kB/s", f"{draws.scaled(1_000.0, 50_000.0)} kB/s"
+            changes = (
+                {"bandwidth": slow, "latency": f"{draws.scaled(1.0, 300.0)} ms"},
+                {"bandwidth": fast, "latency": f"{draws.scaled(0.1, 50.0)} ms"},
+            )
+        steps = [
+            {"at": seconds(period_s * share), **change} for share, change in zip((one, other), changes, strict=True)
+        ]
+        # Times that are one time would be no schedule.
+        return {"steps": steps if one < other else steps[1:], "repeat": seconds(period_s)}
 
     # -- load ----------------------------------------------------------------------------------
 

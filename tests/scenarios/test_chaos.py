@@ -62,6 +62,7 @@ def test_cases_have_everything() -> None:
                 "down at first" if spec.churn.initially_down else "",
                 "regions" if spec.cluster.network.regions else "single links",
                 "conditions" if spec.conditions.given else "",
+                "schedules" if spec.conditions.change else "",
             ]
         )
         links = [event for event in spec.churn.events if isinstance(event, LinkEvent)]
@@ -79,7 +80,16 @@ def test_cases_have_everything() -> None:
         *(f"weights {source}" for source in ("disk", "peer", "fastest")),
         *(f"full {what}" for what in ("reject", "wait", "preempt")),
         *(f"sharing {how}" for how in ("clocks", "shares")),
-        *("open None", "closed constant", "closed kv-room", "down at first", "regions", "single links", "conditions"),
+        *(
+            "open None",
+            "closed constant",
+            "closed kv-room",
+            "down at first",
+            "regions",
+            "single links",
+            "conditions",
+            "schedules",
+        ),
         *("overlapping links", "at one time", "for good"),
     ]
     assert {what: seen[what] for what in expected if seen[what] < 8} == {}
