@@ -17,6 +17,7 @@ from emulator.spec import EmulationSpec
 from scenarios.chaos_cases import ChaosCase, chaos_case
 from scenarios.chaos_shrinking import Shrunk, shrink
 from scenarios.errors import printable
+from scenarios.loader import LoadedScenario
 from scenarios.yaml_text import dump_yaml
 
 MOST_EVENTS = 400_000
@@ -27,6 +28,8 @@ MOST_TRIES = 600
 """Scenarios that are tried to make a failing one small."""
 TWICE_EVERY = 8
 """Every so many-th case is run twice, to see whether it repeats."""
+SURE = 3
+"""So many times in a row a scenario must give two logs to count as one that does."""
 QUIET_S = 0.5
 """Quiet time after the last request before the books are closed."""
 
@@ -171,10 +174,13 @@ def same_failure(one: Verdict, other: Verdict) -> bool:
 
 def shrunk(case: ChaosCase, verdict: Verdict, most_tries: int = MOST_TRIES) -> Shrunk:
     """A small scenario that fails as ``case`` did."""
-    twice = verdict.rule is Rule.DETERMINISM
-    return shrink(
-        case.document, lambda loaded: same_failure(judge(loaded.spec, twice=twice), verdict), most_tries=most_tries
-    )
+    # What differs by chance may agree by chance; so that the small one can be trusted to differ, it must do so often.
+    times = SURE if verdict.rule is Rule.DETERMINISM else 1
+
+    def fails(loaded: LoadedScenario) -> bool:
+        return all(same_failure(judge(loaded.spec, twice=times > 1), verdict) for _ in range(times))
+
+    return shrink(case.document, fails, most_tries=most_tries)
 
 
 def _judged(spec: EmulationSpec) -> Verdict:

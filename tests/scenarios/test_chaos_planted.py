@@ -231,13 +231,12 @@ def dead_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def wall_clock(patch: pytest.MonkeyPatch) -> None:
-    """When a machine's heartbeats begin hangs on the wall clock."""
+    """The log tells how late it is by the wall clock."""
 
-    def around(original: Any, self: FailureDetector, machine: Any) -> None:
-        self._order[machine.name] = time.perf_counter_ns() % 1000 / 1000
-        original(self, machine)
+    def around(original: Any, self: ChurnControl, what: str, incident: Any = None, **details: Any) -> None:
+        original(self, what, incident, **details, wall_ns=time.perf_counter_ns())
 
-    _wrapped(patch, FailureDetector, "watch", around)
+    _wrapped(patch, ChurnControl, "log", around)
 
 
 def left_over(patch: pytest.MonkeyPatch) -> None:
