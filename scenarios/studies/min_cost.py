@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from scenarios.changes import Change
+from scenarios.errors import ScenarioError
 from scenarios.schema_cluster import NodeSection
 from scenarios.studies.axes import Cell
 from scenarios.studies.engine import Row, Search, Steps
@@ -36,12 +37,14 @@ class Knowledge:
     Attributes:
         prices: Price per node-hour of each entry.
         monotone: Whether fewer nodes carry less.
+        unreliable: Entries that may fail: more of them can do harm, so only clusters with equally many are compared.
         tried: Cluster -> whether it meets the conditions.
         best: The cheapest that does.
     """
 
     prices: tuple[float, ...]
     monotone: bool
+    unreliable: tuple[bool, ...] = ()
     tried: dict[Counts, bool] = field(default_factory=dict)
     best: Counts | None = None
 
@@ -61,17 +64,18 @@ class Knowledge:
             return self.tried[counts]
         if not any(counts):
             return False
-        if self.monotone and any(not good and _within(counts, other) for other, good in self.tried.items()):
+        if self.monotone and any(not good and self._within(counts, other) for other, good in self.tried.items()):
             return False
         return None
+
+    def _within(self, counts: Counts, other: Counts) -> bool:
+        """Whether a cluster has nothing that the other one lacks."""
+        pairs = zip(counts, other, self.unreliable or (False,) * len(counts), strict=True)
+        return all(mine == theirs if unreliable else mine <= theirs for mine, theirs, unreliable in pairs)
 
     def worthwhile(self, counts: Counts) -> bool:
         """Whether a cluster must be tried: it is cheaper than the best one, and nothing is known of it."""
         return (self.best is None or self.cost(counts) < self.cost(self.best)) and self.verdict(counts) is None
-
-
-def _within(counts: Counts, other: Counts) -> bool:
-    return all(mine <= theirs for mine, theirs in zip(counts, other, strict=True))
 
 
 class MinCost(Question):
@@ -79,7 +83,8 @@ class MinCost(Question):
 
     A cluster is good when every seed meets the conditions; seeds are run one after the other, and the first that fails
     settles it. Random failures of a group that is not bought are left out. With ``monotone``, a cluster that has no
-    more nodes of any kind than one that failed fails, too.
+    more nodes of any kind than one that failed fails, too; of kinds that fail at random it must have equally many,
+    since those can do harm.
     """
 
     @property
@@ -119,7 +124,9 @@ class MinCost(Question):
     def _steps(self, cell: Cell) -> Steps:
         offers = self.section.catalogue
         known = Knowledge(
-            prices=tuple(self._price(name, offer) for name, offer in offers.items()), monotone=self.section.monotone
+            prices=tuple(self._price(name, offer) for name, offer in offers.items()),
+            monotone=self.section.monotone,
+            unreliable=self._unreliable(cell),
         )
         error = yield from self._searched(cell, known)
         row: Row = self.columns(cell)
@@ -130,6 +137,20 @@ class MinCost(Question):
         row["clusters"] = len(known.tried)
         row["error"] = error if known.best is None else None
         return row
+
+    def _unreliable(self, cell: Cell) -> tuple[bool, ...]:
+        """Which offers fail at random in a cell."""
+        try:
+            churn = self.maker.make(cell).plain.get("churn")
+        except ScenarioError:
+            # Whatever is wrong is told by the cell's points.
+            churn = None
+        random = _listed(churn["random"]) if isinstance(churn, dict) and "random" in churn else []
+        targets = [target for entry in random if (target := _target(entry)) is not None]
+        return tuple(
+            any(not isinstance(each, str) or fnmatchcase(f"{name}-0", each) for each in targets)
+            for name in self.section.catalogue
+        )
 
     def _searched(self, cell: Cell, known: Knowledge) -> Generator[list[Point], list[Row], str | None]:
         """Fill ``known``; returns why the last cluster that could not run could not."""
@@ -144,9 +165,6 @@ class MinCost(Question):
                     error = why or error
                 counts = next(proposals, None)
             proposals.close()
-            if known.best is None and propose == self._whole and known.monotone:
-                # If all that can be had is not enough, no part of it is.
-                break
         return error
 
     def _whole(self, known: Knowledge) -> Generator[Counts, None, None]:
@@ -209,12 +227,10 @@ class MinCost(Question):
 
     def _status(self, known: Knowledge) -> str:
         """What the answer is worth."""
+        complete = self._size() <= ENUMERATED and not any(known.worthwhile(counts) for counts in self._clusters())
         if known.best is None:
-            complete = known.verdict(tuple(offer.at_most for offer in self.section.catalogue.values())) is False
-            return "none meets the conditions" if complete and known.monotone else "none found"
-        if self._size() <= ENUMERATED and not any(known.worthwhile(counts) for counts in self._clusters()):
-            return "cheapest"
-        return "best found"
+            return "none meets the conditions" if complete else "none found"
+        return "cheapest" if complete else "best found"
 
     def _tried(self, cell: Cell, counts: Counts) -> Generator[list[Point], list[Row], tuple[bool, str | None]]:
         """Whether a cluster meets the conditions for every seed, and why it could not run."""
@@ -248,11 +264,16 @@ def _without_absent(prepared: Prepared) -> Prepared:
     names = [name for group in _listed(cluster["nodes"]) for name in NodeSection.model_validate(group).names()]
     listed: list[Plain] = []
     for entry in _listed(churn["random"]):
-        target = next((entry[kind] for kind in RANDOM_TARGETS if isinstance(entry, dict) and kind in entry), None)
+        target = _target(entry)
         if not isinstance(target, str) or any(fnmatchcase(name, target) for name in names):
             listed.append(entry)
     plain = prepared.scenario.changed({("churn", "random"): listed})
     return replace(prepared, scenario=replace(prepared.scenario, plain=plain))
+
+
+def _target(entry: Plain) -> Plain:
+    """Whom random failures hit."""
+    return next((entry[kind] for kind in RANDOM_TARGETS if isinstance(entry, dict) and kind in entry), None)
 
 
 def _listed(part: Plain) -> list[Plain]:

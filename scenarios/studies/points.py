@@ -121,18 +121,23 @@ def execute(task: Task) -> Done:
             "and start the workers again"
         )
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    error, figures = "", {}
+    error, figures, load_s = "", {}, 0.0
     try:
         # Work counts as planning time, not the clock: else a plan would depend on how busy the machine is.
         with counted():
             loaded = load_plain(_with_files(task))
+        load_s = time.process_time() - cpu_s
         figures = _planned(loaded) if task.point.kind == "plan" else _run(loaded, task)
     except (ScenarioError, PlanError, SimulationError) as problem:
         error = str(problem)
     except Exception as fault:
         # A fault of the emulator, or of somebody's own policy: the study's other points go on, and nothing is hidden.
         error = f"{type(fault).__name__}: {fault}\n{traceback.format_exc()}"
-    clocked = {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s}
+    clocked = {
+        "wall_s": time.perf_counter() - wall_s,
+        "cpu_s": time.process_time() - cpu_s,
+        "load_cpu_s": load_s,
+    }
     return Done(name=task.name, error=error[:_ERROR_CHARACTERS], figures=figures, clocked=clocked, worker=_worker())
 
 

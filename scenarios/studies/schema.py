@@ -224,7 +224,9 @@ class MinCostSection(Section):
     clusters: CountUpTo = Field(default=60, description="Most clusters that are tried in each cell.")
     seed: Whole = Field(default=0, description="Of the search.")
     monotone: Flag = Field(
-        default=True, description="Whether a cluster is taken to fail when one with at least its nodes has failed."
+        default=True,
+        description="Whether a cluster is taken to fail when one with at least its nodes has failed, and with equally "
+        "many of those that fail at random.",
     )
 
 

@@ -272,3 +272,25 @@ def test_traces_travel_with_their_points(tmp_path: Path) -> None:
     after = Study(tiny_study(scenario=scenario, axes={"planner": ["petals"]})).run(HereExecutor()).rows[0]
     assert after["point"] != before, "another trace is another point"
     assert after["requests.submitted"] == 1
+
+
+def test_churn_of_offers_that_are_not_bought_does_not_happen() -> None:
+    """Spot nodes are cheap and always away; whoever has none of them is not disturbed."""
+    catalogue = {
+        "own": {"machine": "A100", "at_most": 4},
+        "cheap": {"machine": "A100", "at_most": 4, "spot": True},
+    }
+    churn = {"random": [{"preempt": "cheap-*", "mtbf": "3 s", "mttr": "60 s", "notice": "0 s"}]}
+    result = answered(
+        set={"duration": "60 s"},
+        prices={"nodes": {"A100": {"on_demand": 3, "spot": 1}}},
+        axes={"market": {"variants": {"calm": {}, "churn": {"churn": churn}}}},
+        question={"kind": "min_cost", "catalogue": catalogue, "clusters": 30},
+    )
+    calm, stormy = result.answers
+    assert (calm["own"], calm["cheap"], calm["status"]) == (0, 4, "cheapest")
+    assert (stormy["own"], stormy["cheap"], stormy["status"]) == (4, 0, "cheapest")
+    assert stormy["cost_per_h"] == 3 * calm["cost_per_h"] == 12
+    # With both kinds, the churn of those that are there does happen.
+    mixed = [row for row in result.rows if row["market"] == "churn" and row["cheap"]]
+    assert any(row.get("churn.incidents") for row in mixed)
