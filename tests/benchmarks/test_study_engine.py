@@ -17,7 +17,7 @@ from scenarios.studies.study import Study, StudyResult
 
 pytestmark = pytest.mark.benchmark
 
-LONG, SHORT = 12, 200
+LONG, SHORT = 10, 200
 LOAD = "workload.synthetic.requests_per_s"
 
 

@@ -30,7 +30,7 @@ def finished(out: Path) -> int:
 
 
 def test_dask_gives_the_same_table_and_survives_its_worker_and_its_scheduler(tmp_path: Path) -> None:
-    points = 12
+    points = 10
     study = tiny_study(
         scenario={**TINY, "duration": "150 s"}, axes={"load": {"path": LOAD, "values": [4.0, 6.0]}}, seeds=points // 2
     )
@@ -89,6 +89,7 @@ def test_a_worker_with_other_code_is_refused(tmp_path: Path) -> None:
             study.run(executor, processes=1)
 
 
-def test_nobody_at_the_address_is_told() -> None:
+def test_nobody_at_the_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scenarios.studies.executors.CONNECT_S", 1.0)
     with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1 .*dask scheduler"):
         Study(tiny_study()).run(scheduler="tcp://127.0.0.1:1")
