@@ -103,16 +103,6 @@ def swapped_by_change(patch: pytest.MonkeyPatch) -> None:
     _wrapped(patch, ConditionedClock, "set", around)
 
 
-def late(patch: pytest.MonkeyPatch) -> None:
-    """Messages of a link that is up again go on at their old times."""
-    original = ChurningNetwork._moved
-
-    def moved(self: ChurningNetwork, dispatch: Any, times: list[float]) -> Any:
-        return original(self, dispatch, [time + 0.001 * (time < float("inf")) for time in times])
-
-    patch.setattr(ChurningNetwork, "_moved", moved)
-
-
 def bytes_uncounted(patch: pytest.MonkeyPatch) -> None:
     """The messages of prefills are not counted on their wires."""
 
