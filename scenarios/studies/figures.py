@@ -53,11 +53,12 @@ def _edge(edge: Mapping[str, Any]) -> str:
 
 
 class Attainment:
-    """Share of requests that meet all latency objectives, of those whose fate is known.
+    """Share of the requests of the window that meet all latency objectives, as far as the run goes.
 
     Goodput does not say what was asked for, and latencies of finished requests leave out who still waits when the
-    cluster falls behind. So here a request that arrives in the window counts as soon as it has missed an objective,
-    finished or not, and one that has not yet had its chance at the end of the run does not count.
+    cluster falls behind. So a request that arrives in the window counts as soon as it has its first token, or has
+    waited for it too long; one in flight at the end counts by its time per token so far. Only who may still be in time
+    for the first token, or for an end-to-end objective, does not count.
 
     Args:
         spec: The run.
@@ -73,23 +74,31 @@ class Attainment:
         if request.arrival_s < self._from_s:
             return
         if request.outcome is Outcome.IN_FLIGHT:
-            self.bad += self._late(request)
-        elif request.outcome is Outcome.FINISHED and _met(request, self._slo):
-            self.good += 1
+            met = self._so_far(request)
         else:
-            self.bad += 1
+            met = request.outcome is Outcome.FINISHED and _met(request, self._slo)
+        if met is not None:
+            self.good += met
+            self.bad += not met
 
-    def _late(self, request: Request) -> bool:
+    def _so_far(self, request: Request) -> bool | None:
+        """Whether a request in flight meets the objectives; ``None`` when that is not known yet."""
+        slo = self._slo
         age_s = self._until_s - request.arrival_s
-        ttft_s = age_s if request.first_token_s is None else request.ttft_s
-        return any(
-            limit is not None and value is not None and value > limit
-            for value, limit in ((ttft_s, self._slo.ttft_s), (age_s, self._slo.e2e_s))
-        )
+        if slo.e2e_s is not None and age_s > slo.e2e_s:
+            return False
+        if request.first_token_s is None:
+            return False if slo.ttft_s is not None and age_s > slo.ttft_s else None
+        if slo.ttft_s is not None and request.first_token_s - request.arrival_s > slo.ttft_s:
+            return False
+        pace_s = (self._until_s - request.first_token_s) / request.emitted_tokens
+        if slo.tpot_s is not None and pace_s > slo.tpot_s:
+            return False
+        return True if slo.e2e_s is None else None
 
     @property
     def share(self) -> float | None:
-        """The share; ``None`` when no request has met its fate."""
+        """The share; ``None`` when nothing is known of any request."""
         known = self.good + self.bad
         return self.good / known if known else None
 
