@@ -1,0 +1,81 @@
+"""The commands trace, export, report and explain, through the entry point."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scenarios.cli import main
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def helixemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Calls the entry point in ``tmp_path``; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["helixemu", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(hops_run, tmp_path / "run")
+    for command, said, name in (
+        (("trace",), "flows, 0 churn events", "trace.json"),
+        (("export", "--format", "vllm"), "requests", "vllm-bench.json"),
+        (("report", "--figures", "plots", "--figure-format", "pdf"), "wrote plots/placement.pdf", "report.html"),
+    ):
+        code, out, err = helixemu(command[0], "run", *command[1:])
+        assert code == 0, err
+        assert f"wrote run/{name}" in out
+        assert said in out
+        assert (tmp_path / "run" / name).stat().st_size > 500
+    assert (tmp_path / "plots" / "throughput.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (("trace", "{requests}", "--out", "t.json"), "--set output.event_log=batches"),
+        (("report", "nowhere"), "there is no such directory"),
+        (("export", "{requests}", "--format", "vllm", "--out", "no/such/dir.json"), "cannot be written"),
+        (("export", "{requests}", "--format", "aiperf", "--detailed"), "--detailed"),
+        (("explain", "quickstart", "--price", "A100"), "TYPE=PER_HOUR"),
+        (("explain", "quickstart", "--price", "A100=1"), "no price of L4, T4"),
+        (("explain", "no-such-scenario"), "no-such-scenario"),
+    ],
+)
+def test_bad_input_is_refused(
+    helixemu: Command, arguments: tuple[str, ...], rule: str, requests_run: Path, tmp_path: Path
+) -> None:
+    code, out, err = helixemu(*(one.format(requests=requests_run) for one in arguments))
+    assert code == 2, err
+    assert out == ""
+    assert rule in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_in_words_and_as_json(helixemu: Command) -> None:
+    sets = ("--set", "duration=30 s", "--set", "warm_up=0 s", "--flow-only")
+    code, out, err = helixemu("explain", "quickstart", *sets)
+    assert code == 0, err
+    for said in ("The compute of l4-0", "Used up as well: l4-1", "one more A100", "where the time to first token went"):
+        assert said in out
+    told = json.loads(helixemu("explain", "quickstart", *sets, "--json", "-")[1])
+    assert told["min_cut"][0]["source"] == "l4-0"
+    assert all(one["decode_gain_tokens_per_s"] is None for one in told["worth"])
