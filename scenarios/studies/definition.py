@@ -116,17 +116,18 @@ def _schema_problems(tree: Tree, error: ValidationError) -> Iterator[Problem]:
         rule = str(context.get("rule", each["msg"]))
         if each["type"] == "extra_forbidden":
             rule = "there is no such key"
-        location = tuple(
-            key for key in each["loc"] if tree.at(each["loc"][:1]) is None or _is_part(tree, each["loc"], key)
-        )
+        location = tuple(_parts(tree, each["loc"]))
         yield problem_at(tree, location, rule, str(context.get("remedy", "see `helixemu study --schema`")))
 
 
-def _is_part(tree: Tree, location: tuple[int | str, ...], key: int | str) -> bool:
-    """Whether a key of a pydantic location is one of the file: the chosen members of unions are not."""
-    index = location.index(key)
-    around = tree.nearest(location[:index])
-    return index == len(location) - 1 or around.child(key) is not None
+def _parts(tree: Tree, location: tuple[int | str, ...]) -> Iterator[int | str]:
+    """The keys of a pydantic location that are the file's own: it also names the chosen members of unions."""
+    node: Tree | None = tree
+    for index, key in enumerate(location):
+        inner = None if node is None else node.child(key)
+        if inner is not None or index == len(location) - 1:
+            yield key
+            node = inner
 
 
 # ---------------------------------------------------------------------------------------------------- the scenario

@@ -111,7 +111,8 @@ class Study:
 
         Args:
             executor: Who runs points: any executor of :mod:`concurrent.futures`, or one alike. It is left open.
-            processes: Without an executor: number of local processes, by default one a core.
+            processes: Number of local processes, by default one a core; with an executor, how many points it gets at a
+                time are twice as many.
             scheduler: Without an executor: address of a Dask scheduler, for instance ``tcp://host:8786``.
             out: Directory for the results, kept point by point; without one they are only returned.
             resume: Whether points that are finished in ``out`` are taken from there.
