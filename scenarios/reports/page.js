@@ -39,4 +39,5 @@
       body.append(...rows);
     });
   }
+  document.documentElement.dataset.ready = "yes";
 })();
