@@ -80,7 +80,7 @@ def compare_planners(
 ) -> tuple[list[Ranked], list[str]]:
     """One plan of each planner, by name, predicted and emulated, and a sentence for each planner that finds none.
 
-    Emulations take :data:`COMPARED_S` from a warm start.
+    Emulations take :data:`COMPARED_S` from a warm start. Ctrl-C ends the comparison with what there is.
 
     Raises:
         ScenarioError: The scenario is wrong for every planner.
@@ -99,6 +99,9 @@ def compare_planners(
         prediction = predict_run(loaded.spec)
         summary = warm_run(loaded.spec, loaded.plan, prediction, COMPARED_S)
         ranked.append(Ranked(plan=loaded.plan, prediction=prediction, summary=summary))
+        if summary["interrupted"] or any("interrupted" in warning for warning in loaded.plan.warnings):
+            failures.append(f"{name} was interrupted; the planners behind it were not asked")
+            break
     return ranked, failures
 
 
