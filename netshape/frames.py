@@ -123,6 +123,42 @@ class FrameLimits:
 
 DEFAULT_LIMITS = FrameLimits()
 
+
+def header_problem(
+    limits: FrameLimits,
+    length: int,
+    header_length: int,
+    kind: int,
+    version: int,
+    planned: float,
+    handed: float,
+    transmission: float,
+    *,
+    latest: float,
+) -> str:
+    """What is wrong with a fixed header; empty for a good one.
+
+    Args:
+        limits: What is too long.
+        length: This and what follows are the fields of the header, in order.
+        latest: Latest finite time to be allowed.
+    """
+    if version != VERSION:
+        return f"version {version}, but only {VERSION} is known"
+    if kind not in KINDS:
+        return f"kind {kind} is unknown"
+    if header_length > length or header_length > limits.max_header_bytes:
+        return f"{header_length} bytes of header in {length} bytes; at most {limits.max_header_bytes} are allowed"
+    longest = limits.max_payload_bytes if kind == Kind.DATA else CONTROL_BYTES
+    if length - header_length > longest:
+        return f"{length - header_length} bytes of payload; at most {longest} are allowed"
+    if not (0 <= planned <= latest or planned == math.inf):
+        return f"it is planned for {planned!r}, which is no time within {limits.max_hold_s:g} s"
+    if not (0 <= handed <= latest and 0 <= transmission <= limits.max_hold_s):
+        return f"it was handed over at {handed!r} and takes {transmission!r} s, which are no such times"
+    return ""
+
+
 Frame = tuple[int, float, float, float, Slab, int, int, int]
 """Kind, planned, handed over, transmission; slab, start of the header, of the payload, and end of the payload in it."""
 
@@ -190,7 +226,9 @@ class FrameReader:
                 and 0 <= handed <= latest
                 and 0 <= transmission <= limits.max_hold_s
             ):
-                problem = self._problem(length, header_length, kind, version, planned, handed, transmission, latest)
+                problem = header_problem(
+                    limits, length, header_length, kind, version, planned, handed, transmission, latest=latest
+                )
                 if problem:
                     self.problem = MalformedFrameError(f"malformed frame: {problem}")
                     start = end
@@ -234,34 +272,6 @@ class FrameReader:
         if not old.holds:
             SLABS.give_back(old)
 
-    def _problem(
-        self,
-        length: int,
-        header_length: int,
-        kind: int,
-        version: int,
-        planned: float,
-        handed: float,
-        transmission: float,
-        latest: float,
-    ) -> str:
-        """What is wrong with a fixed header; empty for a good one that is no plain data."""
-        limits = self._limits
-        if version != VERSION:
-            return f"version {version}, but only {VERSION} is known"
-        if kind not in KINDS:
-            return f"kind {kind} is unknown"
-        if header_length > length or header_length > limits.max_header_bytes:
-            return f"{header_length} bytes of header in {length} bytes; at most {limits.max_header_bytes} are allowed"
-        longest = limits.max_payload_bytes if kind == Kind.DATA else CONTROL_BYTES
-        if length - header_length > longest:
-            return f"{length - header_length} bytes of payload; at most {longest} are allowed"
-        if not (0 <= planned <= latest or planned == math.inf):
-            return f"it is planned for {planned!r}, which is no time within {limits.max_hold_s:g} s"
-        if not (0 <= handed <= latest and 0 <= transmission <= limits.max_hold_s):
-            return f"it was handed over at {handed!r} and takes {transmission!r} s, which are no such times"
-        return ""
-
 
 _NOTHING = Slab(0)
 
@@ -282,6 +292,17 @@ def packed(
         planned_s: Planned delivery.
     """
     return HEADER.pack(len(body), header_bytes, kind, VERSION, planned_s, 0.0, 0.0) + body
+
+
+def data_beginning(header: bytes, payload_bytes: int, planned_s: float) -> bytes:
+    """A message's frame up to its payload, for whoever writes that to the socket without a connection's help.
+
+    Args:
+        header: The application's.
+        payload_bytes: How long the payload is.
+        planned_s: Planned delivery.
+    """
+    return HEADER.pack(len(header) + payload_bytes, len(header), Kind.DATA, VERSION, planned_s, 0.0, 0.0) + header
 
 
 MAGIC = b"helixemu shaped\x01"
@@ -312,7 +333,7 @@ def hello(greeting: bytes) -> bytes:
     return packed(Kind.HELLO, greeting + _HELLO.pack(MAGIC, clock_identity()), header_bytes=len(greeting))
 
 
-def checked_greeting(kind: int, header: memoryview, payload: memoryview) -> bytes:
+def checked_greeting(kind: int, header: bytes | memoryview, payload: bytes | memoryview) -> bytes:
     """The greeting in a connection's first frame.
 
     Raises:

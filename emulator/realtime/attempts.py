@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from emulator.realtime.frames import FrameError, Message
+from emulator.realtime.messages import Message
 from emulator.requests import Attempt, Outcome, Request
+from netshape.frames import MalformedFrameError
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
@@ -120,7 +121,7 @@ class NodeAttempts:
     def _met(self, message: Message, path: tuple[EmulatedLink, ...]) -> Attempt:
         """The first message of an attempt that this process sees."""
         if not path or path[0].source is not None:
-            raise FrameError(f"request {message.request} comes without the way it took")
+            raise MalformedFrameError(f"malformed frame: request {message.request} comes without the way it took")
         request = Request(message.request, message.planned_s, message.longest, 0)
         attempt = Attempt(request, message.tokens, 0, message.planned_s)
         if path[-1].node is None:

@@ -15,17 +15,18 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from emulator.errors import SimulationError
-from emulator.realtime.frames import (
+from emulator.realtime.messages import (
+    LIMITS,
     MAX_PAYLOAD_BYTES,
-    FrameError,
-    FrameParser,
     Message,
     frame_sizes,
     greeting,
-    greeting_length,
     pack,
     read_greeting,
+    unpack,
 )
+from netshape.frames import Kind, MalformedFrameError, checked_greeting, data_beginning, hello
+from netshape.header_reader import HeaderReader
 
 if TYPE_CHECKING:
     from emulator.realtime.exchange import Exchange
@@ -54,8 +55,8 @@ class Outbound:
         self._exchange = exchange
         self._loop = exchange.loop
         self.pair = pair
-        self._queue: deque[tuple[Message, int]] = deque()
-        self._unsent: deque[memoryview] = deque([memoryview(greeting(exchange.token, *pair))])
+        self._queue: deque[tuple[Message, int, float]] = deque()
+        self._unsent: deque[memoryview] = deque([memoryview(hello(greeting(exchange.token, *pair)))])
         self._unsent_bytes = 0
         self._waiting = True
         self._paused = False
@@ -71,22 +72,22 @@ class Outbound:
         """Messages not wholly handed to the kernel."""
         return len(self._queue)
 
-    def send(self, message: Message, payload_bytes: int) -> None:
-        """Send ``message`` with a payload of ``payload_bytes`` after everything sent before."""
-        self._queue.append((message, payload_bytes))
+    def send(self, message: Message, payload_bytes: int, due_s: float) -> None:
+        """Send ``message``, due at ``due_s``, with a payload of ``payload_bytes`` after everything sent before."""
+        self._queue.append((message, payload_bytes, due_s))
         if not self._waiting:
             self._write()
 
     def _fill(self) -> None:
         """Cut frames off the queue, at most a burst ahead."""
         while self._queue and self._unsent_bytes < _BURST_BYTES and len(self._unsent) < _BURST_BUFFERS:
-            message, left = self._queue.popleft()
+            message, left, due_s = self._queue.popleft()
             size = next(frame_sizes(left))
-            self._unsent.append(memoryview(pack(message, size, last=size == left)))
+            self._unsent.append(memoryview(data_beginning(pack(message, last=size == left), size, due_s)))
             self._unsent.append(_ZEROS[:size])
             self._unsent_bytes += size
             if size < left:
-                self._queue.appendleft((message, left - size))
+                self._queue.appendleft((message, left - size, due_s))
 
     def _write(self) -> None:
         """Hand the kernel one burst; come back when it can take more."""
@@ -161,34 +162,38 @@ class Inbound:
         self._loop = exchange.loop
         self._machine = machine
         self._socket = accepted
-        self._head = bytearray()
-        self._parser = FrameParser(self._begun)
+        self._reader = HeaderReader(LIMITS)
+        self._message: Message | None = None
+        self._last = False
+        self._heard_of: int | None = None
         self.pair: Pair | None = None
         self.received_bytes = 0
         self._deadline: asyncio.TimerHandle | None = self._loop.call_later(GREETING_LIMIT_S, self._stranger)
         self._loop.add_reader(accepted, self._greet)
 
     def _greet(self) -> None:
+        exchange, reader = self._exchange, self._reader
+        pair = None
         try:
-            need = greeting_length(self._head) - len(self._head)
-            data = self._socket.recv(need)
-            self._head += data
-            if data and len(self._head) < greeting_length(self._head):
-                return
-            if not data:
-                raise FrameError("a connection that ended before its greeting")
-            pair = read_greeting(self._head, self._exchange.token)
-            self._exchange.greeted(self, pair, self._machine)
+            # Not a byte more: what follows may have to wait for its link to be up.
+            size = self._socket.recv_into(exchange.buffer, min(reader.missing_bytes, len(exchange.buffer)))
+            if not size:
+                raise MalformedFrameError("a connection that ended before its greeting")
+            for frame in reader.received(exchange.buffer[:size], self._loop.time()):
+                pair = read_greeting(checked_greeting(frame.kind, frame.header, frame.body), exchange.token)
+                exchange.greeted(self, pair, self._machine)
         except BlockingIOError:
             return
-        except (OSError, FrameError):
+        except (OSError, MalformedFrameError):
             self._stranger()
             return
+        if pair is None:
+            return
         self.pair = pair
-        self._head.clear()
+        reader.on_begun = self._begun
         self._settle()
         self._loop.remove_reader(self._socket)
-        if not self._exchange.holds(pair):
+        if not exchange.holds(pair):
             self._loop.add_reader(self._socket, self._readable)
 
     def _stranger(self) -> None:
@@ -212,20 +217,31 @@ class Inbound:
             self._lost(error.strerror or str(error))
             return
         if not size:
-            self._lost("closed in the middle of a frame" if self._parser.within_frame else "closed")
+            self._lost("closed in the middle of a frame" if self._reader.within_frame else "closed")
             return
         exchange.received_bytes += size
         self.received_bytes += size
         try:
-            for message in self._parser.feed(exchange.buffer[:size]):
-                exchange.on_message(self.pair, message)
-        except FrameError as error:
+            for frame in self._reader.received(exchange.buffer[:size], self._loop.time()):
+                if frame.kind != Kind.DATA:
+                    raise MalformedFrameError(f"malformed frame: one of kind {frame.kind} does not belong here")
+                message, self._message = self._message, None
+                if self._last:
+                    assert message is not None
+                    exchange.on_message(self.pair, message)
+        except MalformedFrameError as error:
             exchange.malformed += 1
             self._lost(str(error))
 
-    def _begun(self, message: Message) -> None:
-        assert self.pair is not None
-        self._exchange.on_begun(self.pair, message)
+    def _begun(self, header: bytes) -> None:
+        """A frame's header is here; tell of a message of several frames when it is that of the first."""
+        message, self._last = self._message, _ = unpack(header)
+        if self._last:
+            self._heard_of = None
+        elif self._heard_of != message.serial:
+            self._heard_of = message.serial
+            assert self.pair is not None
+            self._exchange.on_begun(self.pair, message)
 
     def _lost(self, reason: str) -> None:
         self.close()

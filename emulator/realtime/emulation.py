@@ -20,7 +20,7 @@ from emulator.errors import SimulationError
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.connections import Pair
 from emulator.realtime.exchange import Exchange, need_files
-from emulator.realtime.frames import TOKEN_BYTES
+from emulator.realtime.messages import TOKEN_BYTES
 from emulator.realtime.meter import Counts, LoopLag, Meter, advice, figures, keeping_up
 from emulator.realtime.network import SocketCarrier, TimeMode
 from emulator.realtime.places import Namespaces, check_namespaces

@@ -12,8 +12,10 @@ from typing import Any
 
 from emulator.errors import SimulationError
 from emulator.realtime.connections import Address, Inbound, Outbound, Pair
-from emulator.realtime.frames import MAX_PAYLOAD_BYTES, TOKEN_BYTES, FrameError, Message
+from emulator.realtime.messages import MAX_PAYLOAD_BYTES, TOKEN_BYTES, Message
 from emulator.realtime.places import Loopback, Places
+from netshape.frames import MalformedFrameError
+from netshape.sockets import socket_report
 
 BACKLOG = 1024
 MAX_STRANGERS = 64
@@ -122,10 +124,10 @@ class Exchange:
         """``inbound`` says who it is.
 
         Raises:
-            FrameError: It cannot be.
+            MalformedFrameError: It cannot be.
         """
         if pair[1] != machine or pair in self._inbound:
-            raise FrameError("a greeting for another machine, or a second one")
+            raise MalformedFrameError("malformed frame: a greeting for another machine, or a second one")
         del self._strange[inbound]
         self._inbound[pair] = inbound
         self._expected.pop(pair, None)
@@ -139,9 +141,16 @@ class Exchange:
 
     # -- running -------------------------------------------------------------------------------
 
-    def send(self, pair: Pair, message: Message, payload_bytes: int) -> None:
-        """Send from ``pair[0]`` to ``pair[1]``; a connection that is not open yet is opened."""
-        self._outbound_for(pair).send(message, payload_bytes)
+    def send(self, pair: Pair, message: Message, payload_bytes: int, due_s: float) -> None:
+        """Send from ``pair[0]`` to ``pair[1]``; a connection that is not open yet is opened.
+
+        Args:
+            pair: Sender and receiver.
+            message: What is sent.
+            payload_bytes: How many bytes it has.
+            due_s: When it is due, on CLOCK_MONOTONIC; infinite while the link is down.
+        """
+        self._outbound_for(pair).send(message, payload_bytes, due_s)
 
     def _outbound_for(self, pair: Pair) -> Outbound:
         outbound = self._outbound.get(pair)
@@ -215,13 +224,7 @@ class Exchange:
     def settings(self) -> Mapping[str, Any]:
         """What the kernel made of the settings, on one of the sockets."""
         for listening in self._listening.values():
-            congestion = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-            return {
-                "send_buffer_bytes": listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
-                "receive_buffer_bytes": listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
-                "congestion_control": congestion.rstrip(b"\0").decode(),
-                "frame_bytes": MAX_PAYLOAD_BYTES,
-            }
+            return {**socket_report(listening), "frame_bytes": MAX_PAYLOAD_BYTES}
         return {}
 
     def close(self) -> None:

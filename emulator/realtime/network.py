@@ -15,9 +15,10 @@ from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.attempts import Attempts
 from emulator.realtime.connections import Pair
 from emulator.realtime.exchange import Exchange
-from emulator.realtime.frames import FrameError, Message
 from emulator.realtime.gate import ArrivalGate
+from emulator.realtime.messages import Message
 from emulator.realtime.meter import Meter
+from netshape.frames import MalformedFrameError
 
 if TYPE_CHECKING:
     from emulator.cluster import ClusterState
@@ -162,7 +163,8 @@ class SocketCarrier:
             planned_s=planned_s,
             path=path,
         )
-        self._exchange.send((link.wire.source, link.wire.target), message, round(link.bytes_per_token * item.tokens))
+        payload_bytes = round(link.bytes_per_token * item.tokens)
+        self._exchange.send((link.wire.source, link.wire.target), message, payload_bytes, self._env.due_at(planned_s))
 
     # -- churn, with one process and logical time ----------------------------------------------
 
@@ -222,9 +224,13 @@ class SocketCarrier:
             link = self._links[message.link]
             path = tuple(self._links[index] for index in message.path)
         except KeyError as error:
-            raise FrameError(f"a message over link {error.args[0]}, which there is not") from None
+            raise MalformedFrameError(
+                f"malformed frame: a message over link {error.args[0]}, which there is not"
+            ) from None
         if (link.wire.source, link.wire.target) != pair:
-            raise FrameError(f"a message over {link.name} on the connection {pair[0]}->{pair[1]}")
+            raise MalformedFrameError(
+                f"malformed frame: a message over {link.name} on the connection {pair[0]}->{pair[1]}"
+            )
         begun = self._begun_afar.pop((pair, message.serial), None)
         if begun is not None:
             self._gate.arrived(begun)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from netshape.errors import NetworkError
 from netshape.kernel.lab import KernelLab, check_can_build
 from netshape.kernel.syscalls import inside
 from netshape.kernel.topology import MAX_HOSTS, Host, Link, Topology
+from netshape.sockets import SocketOptions
 
 if TYPE_CHECKING:
     from emulator.spec import EmulationSpec
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 
 HOST = "127.0.0.1"
-SOCKET_BUFFER_BYTES = 1 << 20
-CONGESTION_CONTROL = b"reno"
-"""Set explicitly: a pacing one, such as BBR, would delay bytes of its own accord."""
+SOCKETS = SocketOptions(
+    send_buffer_bytes=1 << 20,
+    receive_buffer_bytes=1 << 20,
+    # A link that is down is not read, for as long as the scenario says: nobody is gone.
+    user_timeout_s=86_400.0,
+)
 HEADERS_BYTES = 52
 """IPv4 and TCP headers with time stamps, which the kernel's links carry and the scenario's bandwidths do not count."""
 PAYLOAD_BYTES = 1448
@@ -106,11 +109,7 @@ def tuned_socket() -> socket.socket:
     """A non-blocking TCP socket with this module's settings."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setblocking(False)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-    with contextlib.suppress(OSError):  # Not every kernel has it; what is in use is reported.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL)
+    SOCKETS.apply(made)
     return made
 
 
@@ -155,7 +154,7 @@ def _topology(spec: EmulationSpec, pairs: list[Pair], hosts: Mapping[str, Host],
         Link(source=hosts[source].name, target=hosts[target].name, conditions=each)
         for (source, target), each in conditions.items()
     )
-    return Topology(hosts=tuple(hosts.values()), links=links, congestion_control=CONGESTION_CONTROL.decode())
+    return Topology(hosts=tuple(hosts.values()), links=links, congestion_control=SOCKETS.congestion)
 
 
 def _kernel_conditions(spec: EmulationSpec, pair: Pair, dilation: float) -> LinkConditions:

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from shaped import at, collecting, run
 
 from netshape.endpoints import open_stream
-from netshape.frames import HEADER, VERSION, FrameLimits, FrameReader, Kind, hello, packed
+from netshape.frames import (
+    CONTROL_BYTES,
+    HEADER,
+    VERSION,
+    FrameLimits,
+    FrameReader,
+    Kind,
+    MalformedFrameError,
+    hello,
+    packed,
+)
+from netshape.header_reader import HeaderReader
 from netshape.shaped_link import ShapedLink
 from netshape.slabs import MIN_SLAB_BYTES
 
@@ -63,6 +74,41 @@ def test_the_reader_takes_frames_within_its_limits_or_none(content: bytes, piece
             assert end - split <= LIMITS.max_payload_bytes
             assert bytes(slab.view[start:end]) in content
             reader.release(slab)
+
+
+@given(STREAMS, st.lists(st.integers(1, 5000), min_size=1, max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_a_reader_of_headers_finds_what_the_other_finds(content: bytes, pieces: list[int]) -> None:
+    whole, wanted = FrameReader(LIMITS), []
+    taken = 0
+    while taken < len(content) and whole.problem is None:
+        buffer = whole.buffer()
+        count = min(len(buffer), len(content) - taken)
+        buffer[:count] = content[taken : taken + count]
+        taken += count
+        for kind, planned, _, _, slab, start, split, end in whole.received(count, 100.0):
+            body = b"" if kind == Kind.DATA else bytes(slab.view[split:end])
+            wanted.append((kind, planned, bytes(slab.view[start:split]), body, end - split))
+            whole.release(slab)
+    reader, found, begun, problem = HeaderReader(LIMITS), [], list[bytes](), ""
+    reader.on_begun = begun.append
+    at = turn = 0
+    try:
+        while at < len(content):
+            part = content[at : at + pieces[turn % len(pieces)]]
+            at, turn = at + len(part), turn + 1
+            found += reader.received(memoryview(part), 100.0)
+            # Nothing but headers and the bodies of control frames is kept.
+            assert len(reader._head) <= LIMITS.max_header_bytes + CONTROL_BYTES
+    except MalformedFrameError as error:
+        problem = str(error)
+    assert [tuple(frame) for frame in found] == wanted
+    assert problem == str(whole.problem or "")
+    if not problem:
+        assert reader.within_frame == bool(whole.partial_bytes)
+    headers = [frame.header for frame in found if frame.kind == Kind.DATA]
+    assert begun[: len(headers)] == headers
+    assert len(begun) <= len(headers) + 1
 
 
 @given(st.lists(st.tuples(st.booleans(), STREAMS), min_size=5, max_size=5))

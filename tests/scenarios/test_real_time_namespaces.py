@@ -71,7 +71,7 @@ def test_messages_take_the_time_that_the_kernels_network_takes() -> None:
     assert found["decode_latency_s"]["min"] >= 4 * LATENCY + 0.04
     figures = found["real_time"]
     assert figures["transport"] == "namespaces"
-    assert figures["sockets"]["congestion_control"] == "reno"
+    assert figures["sockets"]["congestion"] == "reno"
     off = found["decode_latency_s"]["p50"] / expected["decode_latency_s"]["p50"] - 1
     if abs(off) > 0.05 and not figures["kept_up"]:
         pytest.skip(f"token latency p50 {off:+.1%}: {figures['warning']}")

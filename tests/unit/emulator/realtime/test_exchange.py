@@ -14,9 +14,11 @@ from emulator.errors import SimulationError
 from emulator.realtime import connections
 from emulator.realtime.connections import Pair
 from emulator.realtime.exchange import MAX_STRANGERS, Exchange
-from emulator.realtime.frames import MAX_PAYLOAD_BYTES, TOKEN_BYTES, Message, greeting, pack
+from emulator.realtime.messages import MAX_PAYLOAD_BYTES, TOKEN_BYTES, Message, greeting, pack
+from netshape.frames import Kind, data_beginning, hello, packed
 
 TOKEN = bytes(range(TOKEN_BYTES))
+DUE_S = 1.0
 
 
 def message(serial: int) -> Message:
@@ -75,8 +77,8 @@ async def two() -> AsyncIterator[Two]:
 async def test_every_byte_of_every_message_travels_in_order(two: Two) -> None:
     sizes = [0, 1, 16_384, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, 20_000_000, 3]
     for serial, size in enumerate(sizes):
-        two.exchange.send(("a", "b"), message(serial), size)
-    two.exchange.send(("b", "a"), message(99), 5)
+        two.exchange.send(("a", "b"), message(serial), size, DUE_S)
+    two.exchange.send(("b", "a"), message(99), 5, DUE_S)
     await two.until(lambda: len(two.got) == len(sizes) + 1)
     assert [serial for pair, serial in two.got if pair == ("a", "b")] == list(range(len(sizes)))
     assert two.exchange.received_bytes >= sum(sizes)
@@ -84,9 +86,18 @@ async def test_every_byte_of_every_message_travels_in_order(two: Two) -> None:
     assert not two.lost
 
 
+async def test_a_long_message_is_told_of_once_when_it_begins(two: Two) -> None:
+    begun: list[tuple[Pair, int, int]] = []
+    two.exchange.on_begun = lambda pair, message: begun.append((pair, message.serial, len(two.got)))
+    for serial, size in enumerate([MAX_PAYLOAD_BYTES, 3_000_000, 0, 5_000_000]):
+        two.exchange.send(("a", "b"), message(serial), size, DUE_S)
+    await two.until(lambda: len(two.got) == 4)
+    assert begun == [(("a", "b"), 1, 1), (("a", "b"), 3, 3)]
+
+
 async def test_many_messages_wait_without_taking_memory(two: Two) -> None:
     for serial in range(200):
-        two.exchange.send(("a", "b"), message(serial), 33_000_000)
+        two.exchange.send(("a", "b"), message(serial), 33_000_000, DUE_S)
     outbound = two.exchange._outbound["a", "b"]
     assert outbound.queued_messages > 100
     assert sum(map(len, outbound._unsent)) <= 2 * MAX_PAYLOAD_BYTES
@@ -97,9 +108,12 @@ async def test_many_messages_wait_without_taking_memory(two: Two) -> None:
     [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         random.Random(1).randbytes(4096),
-        greeting(bytes(TOKEN_BYTES), "a", "b"),
-        greeting(TOKEN, "a", "c"),
-        greeting(TOKEN, "a", "b"),  # There is one already.
+        hello(greeting(bytes(TOKEN_BYTES), "a", "b")),
+        hello(greeting(TOKEN, "a", "c")),
+        hello(greeting(TOKEN, "a", "b")),  # There is one already.
+        hello(greeting(TOKEN, "a", "b"))[:-1] + b"?",  # Another clock.
+        hello(b"short"),
+        data_beginning(pack(message(1), last=True), 10, DUE_S) + bytes(10),
     ],
 )
 async def test_a_stranger_is_turned_away_and_nobody_else_notices(two: Two, said: bytes) -> None:
@@ -107,7 +121,7 @@ async def test_a_stranger_is_turned_away_and_nobody_else_notices(two: Two, said:
         stranger.sendall(said)
         await two.until(lambda: two.exchange.strangers == 1)
         assert was_closed(stranger)
-    two.exchange.send(("a", "b"), message(7), 1000)
+    two.exchange.send(("a", "b"), message(7), 1000, DUE_S)
     await two.until(lambda: two.got)
     assert two.got == [(("a", "b"), 7)]
     assert not two.lost
@@ -125,7 +139,7 @@ async def test_a_crowd_of_strangers_is_bounded(two: Two) -> None:
     crowd = [two.stranger() for _ in range(MAX_STRANGERS + 20)]
     await two.until(lambda: two.exchange.strangers >= 20)
     assert len(two.exchange._strange) <= MAX_STRANGERS
-    two.exchange.send(("a", "b"), message(7), 1000)
+    two.exchange.send(("a", "b"), message(7), 1000, DUE_S)
     await two.until(lambda: two.got)
     for each in crowd:
         each.close()
@@ -140,17 +154,28 @@ async def test_a_peer_that_goes_away_is_told(two: Two) -> None:
 
 async def test_a_peer_that_goes_away_within_a_frame(two: Two) -> None:
     outbound = two.exchange._outbound["a", "b"]._socket
-    outbound.send(pack(message(1), 1000, last=True) + bytes(10))
+    outbound.send(data_beginning(pack(message(1), last=True), 1000, DUE_S) + bytes(10))
     outbound.shutdown(socket.SHUT_RDWR)
     await two.until(lambda: two.lost)
     assert two.lost[0] == (("a", "b"), "closed in the middle of a frame")
 
 
-async def test_a_peer_that_sends_nonsense_is_lost_and_counted(two: Two) -> None:
-    two.exchange._outbound["a", "b"]._socket.send(b"\x00" + b"\xff" * 100)
+@pytest.mark.parametrize(
+    ("nonsense", "told"),
+    [
+        (b"\x00" + b"\xff" * 100, "version 255"),
+        (packed(Kind.HEARTBEAT), "kind 5 does not belong here"),
+        (data_beginning(b"short", 0, DUE_S), "a header of 5 bytes"),
+        (data_beginning(pack(message(1), last=True), MAX_PAYLOAD_BYTES + 1, DUE_S), "at most 262144"),
+    ],
+)
+async def test_a_peer_that_sends_nonsense_is_lost_and_counted(two: Two, nonsense: bytes, told: str) -> None:
+    two.exchange._outbound["a", "b"]._socket.send(nonsense)
     await two.until(lambda: two.lost)
     assert two.exchange.malformed == 1
-    assert "frame" in two.lost[0][1]
+    assert two.lost[0][0] == ("a", "b")
+    assert told in two.lost[0][1]
+    assert not two.got
 
 
 async def test_a_peer_that_never_comes() -> None:
@@ -164,4 +189,5 @@ async def test_a_peer_that_never_comes() -> None:
 async def test_settings_are_what_the_kernel_says(two: Two) -> None:
     settings = two.exchange.settings()
     assert settings["send_buffer_bytes"] > 0
-    assert settings["congestion_control"]
+    assert settings["congestion"] == "reno"
+    assert settings["nodelay"] is True
