@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from netshape.clock import NicClock
+from netshape.deadlines import DeadlineHeap
 from netshape.errors import NetworkError
 from netshape.frame_handler import FrameHandler
 from netshape.frame_sending import FrameSending
@@ -35,7 +36,6 @@ from netshape.frames import (
 from netshape.held_frames import HeldFrames
 from netshape.link_metrics import LinkMetrics
 from netshape.sockets import socket_report
-from netshape.timing import DeadlineHeap
 
 WRITE_HIGH_BYTES = 1 << 20
 LINGER_S = 10.0

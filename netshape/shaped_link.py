@@ -11,10 +11,10 @@ from typing import Any
 
 from netshape.clock import NicClock
 from netshape.conditions import LinkConditions
+from netshape.deadlines import DeadlineHeap
 from netshape.link_model import ConditionedClock
 from netshape.link_queue import Replan
 from netshape.schedule import ConditionSchedule
-from netshape.timing import DeadlineHeap
 
 HORIZON_S = 0.02
 """How far a sender may run ahead of its link."""

@@ -1,4 +1,4 @@
-"""Precise deadlines for asyncio: a selector on a timerfd, one heap of deadlines per loop, real-time scheduling.
+"""Precise timing for asyncio: a selector on a timerfd, and real-time scheduling.
 
 Stock asyncio rounds a timeout up to a millisecond, because ``epoll_wait`` takes whole ones. :class:`TimerfdSelector`
 arms a timer descriptor with an absolute time and polls without a timeout instead, which meets deadlines within 50 to
@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import heapq
 import os
 import selectors
 import sys
 import time
-import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -143,135 +141,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` on a loop with precise deadlines, as ``asyncio.run`` does on a stock one."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)
-
-
-class Deadline:
-    """One moving deadline in a :class:`DeadlineHeap`.
-
-    Attributes:
-        when_s: When it is due, in the loop's time; ``None`` when it is not set.
-    """
-
-    __slots__ = ("_due", "_heap", "when_s")
-
-    def __init__(self, heap: DeadlineHeap, due: Callable[[float], None]) -> None:
-        self._heap = heap
-        self._due = due
-        self.when_s: float | None = None
-
-    def set(self, when_s: float) -> None:
-        """Be due at ``when_s`` and at no other time; an infinite time is never."""
-        if when_s == self.when_s:
-            return
-        if when_s == float("inf"):
-            self.when_s = None
-            return
-        self.when_s = when_s
-        self._heap.push(when_s, self)
-
-    def clear(self) -> None:
-        """Be due at no time."""
-        self.when_s = None
-
-    def fire(self, now_s: float) -> None:
-        """Be due now; the callback may set the next time."""
-        self.when_s = None
-        self._due(now_s)
-
-
-class DeadlineHeap:
-    """All deadlines of a loop behind one timer: absolute times, and all that is due on each wake.
-
-    A callback that raises is reported to the loop's exception handler; the others are called all the same.
-
-    Args:
-        loop: The loop whose time counts.
-
-    Attributes:
-        spin_s: Wake this much sooner and watch the clock until the deadline. An idle processor takes 50 us and more to
-            wake up, which this hides, at the price of so much computing per wake, and at most a quarter of the time:
-            where deadlines are dense, the processor is awake anyway. 0, the default, for not at all.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.spin_s = 0.0
-        self._spins_from_s = 0.0
-        self._heap: list[tuple[float, int, Deadline]] = []
-        self._count = 0
-        self._armed: asyncio.TimerHandle | None = None
-        self._draining = False
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> DeadlineHeap:
-        """The heap that all links on ``loop`` share."""
-        heap = _HEAPS.get(loop)
-        if heap is None:
-            heap = _HEAPS[loop] = cls(loop)
-        return heap
-
-    def deadline(self, due: Callable[[float], None]) -> Deadline:
-        """A deadline that calls ``due`` with the time of the call; not set yet."""
-        return Deadline(self, due)
-
-    def push(self, when_s: float, deadline: Deadline) -> None:
-        """Queue a deadline that was set; :meth:`Deadline.set` calls this."""
-        self._count += 1
-        heapq.heappush(self._heap, (when_s, self._count, deadline))
-        if not self._draining and (self._armed is None or self._wake_s(when_s) < self._armed.when()):
-            self._arm()
-
-    def _arm(self) -> None:
-        """Arm the timer for the first deadline that still stands."""
-        heap = self._heap
-        while heap and heap[0][2].when_s != heap[0][0]:
-            heapq.heappop(heap)
-        if self._armed is not None:
-            self._armed.cancel()
-        self._armed = self._loop.call_at(self._wake_s(heap[0][0]), self._wake) if heap else None
-
-    def _wake_s(self, when_s: float) -> float:
-        """When to wake for a deadline: sooner, if watching the clock is wanted and its turn."""
-        early_s = when_s - self.spin_s
-        return early_s if early_s >= self._spins_from_s else when_s
-
-    def _wake(self) -> None:
-        self._draining = True
-        try:
-            self._drain(self._loop.time())
-            if self.spin_s:
-                self._spin(self._loop.time)
-        finally:
-            self._draining = False
-            self._armed = None
-            self._arm()
-
-    def _drain(self, now: float) -> None:
-        """Fire all that is due at ``now``."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            when, _, deadline = heapq.heappop(heap)
-            if deadline.when_s != when:
-                continue  # moved or cleared since
-            try:
-                deadline.fire(now)
-            except Exception as error:
-                context = {"message": "a deadline's callback failed", "exception": error}
-                self._loop.call_exception_handler(context)
-
-    def _spin(self, clock: Callable[[], float]) -> None:
-        """Watch the clock for a deadline that is very near, if that is its turn."""
-        heap = self._heap
-        begin = now = clock()
-        if begin < self._spins_from_s or not heap or heap[0][0] > begin + self.spin_s:
-            return
-        while now < heap[0][0]:
-            now = clock()
-        self._spins_from_s = now + 3 * (now - begin)
-        self._drain(now)
-
-
-_HEAPS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, DeadlineHeap] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

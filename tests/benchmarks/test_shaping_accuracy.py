@@ -27,6 +27,7 @@ import pytest
 
 from netshape import timing
 from netshape.conditions import LinkConditions
+from netshape.deadlines import DeadlineHeap
 from netshape.endpoints import listen, open_stream
 from netshape.frame_connection import FrameConnection
 from netshape.frame_handler import FrameHandler
@@ -94,7 +95,7 @@ async def serve(scheduling: str) -> None:
 
 def spin_if_asked(scheduling: str) -> None:
     if "spinning" in scheduling:
-        timing.DeadlineHeap.of(asyncio.get_running_loop()).spin_s = SPIN_S
+        DeadlineHeap.of(asyncio.get_running_loop()).spin_s = SPIN_S
 
 
 def scheduled(scheduling: str) -> AbstractContextManager[timing.Scheduling | None]:
