@@ -7,6 +7,7 @@ are about what the work takes on a machine of 2023; so they repeat, whatever the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,16 @@ LOOK_S = 2e-5
 """Asking for the time costs this much, so that whoever waits for a deadline reaches it."""
 FLOW_S_PER_NODE = 8e-6
 """One exact maximum flow, for each node of the cluster."""
-SOLVE_S, SIMPLEX_S, BRANCH_S = 1e-3, 2e-5, 2e-3
-"""One programme solved, one iteration of the simplex method, one node of branch and bound."""
+LP_S, SIMPLEX_S = 3e-4, 3e-5
+"""One linear programme solved; one iteration of the simplex method."""
+MIP_S, MIP_SIMPLEX_S, BRANCH_S = 4e-3, 3e-4, 2e-3
+"""One programme in whole numbers solved; each of its iterations, cuts and heuristics included; one branch."""
+ELEMENT_S = 5e-9
+"""One element of an array through one operation."""
+SOLVER_LOOK_S = 0.02
+"""A solver in whole numbers asks about so often whether to go on; in the largest programmes less often."""
+MOST_S = 1e6
+"""More than any limit."""
 SLACK = 60.0
 """A solver's own limit is this many times what is left: it is there for what never ends, and not to be met."""
 
@@ -51,6 +60,11 @@ def spend(seconds: float) -> None:
 def solver_limit_s(left_s: float) -> float:
     """Seconds of the clock that a solver may take when planners have ``left_s``."""
     return left_s if _work.get() is None else left_s * SLACK
+
+
+def solver_looks(left_s: float) -> int | None:
+    """How often a solver in whole numbers may ask whether to go on, where time is measured by work."""
+    return None if _work.get() is None else max(1, math.ceil(min(left_s, MOST_S) / SOLVER_LOOK_S))
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 
 A plan's max flow is not what it serves: deep chains raise the flow, and the round trip with it. So the candidates are
 plans of ``blocks`` of several depths beside every other planner's plan; the serving model predicts what each of them
-serves, and the best few run the scenario itself from a warm start.
+serves, and the best few run the scenario itself from a warm start. Time is measured by work (:mod:`placement.effort`),
+so a scenario gets the same plan on an idle machine and on a busy one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from emulator.requests import Outcome, Request
 from emulator.spec import EmulationSpec, Slo
 from emulator.warm_start import WarmStart
 from emulator.workload import OpenLoop
+from placement import effort
 from placement.errors import PlanError
 from placement.plan import Plan, problem_for
 from placement.planners import planner, takes
@@ -37,6 +38,8 @@ HEATS, FINALISTS = 5, 2
 HEAT_S, HEAT_WARM_UP_S = 80.0, 20.0
 FINAL_S, SHORTEST_FINAL_S = 300.0, 120.0
 """Emulated seconds of a heat and of a final; a final is as long as the time left allows, or is left out."""
+SET_UP_S, BATCH_S, MESSAGE_S = 4e-3, 1e-5, 1.5e-6
+"""What an emulation costs where time is measured by work: for each node, batch, and message on a link."""
 LEAST_EMITTED = 20
 """A request that has not ended shows its pace after so many tokens."""
 
@@ -78,24 +81,30 @@ def rank_plans(spec: EmulationSpec, objective: Objective, *, time_limit_s: float
     Args:
         spec: The run to plan for; its cluster must have all its links, its placement does not matter.
         objective: Any but ``flow``.
-        time_limit_s: For all of it; the first prediction and the first heat take place whatever the time.
+        time_limit_s: For all of it, measured by work; the first prediction and the first heat take place in any case.
 
     Raises:
         PlanError: No planner finds a plan, or goodput is asked for without SLOs.
     """
     if objective is Objective.GOODPUT and not spec.slo.given:
         raise PlanError("objective goodput: it needs latency objectives, and the scenario has no slo; add slo")
-    started_s = time.perf_counter()
+    with effort.counted():
+        return _ranked(spec, objective, time_limit_s)
+
+
+def _ranked(spec: EmulationSpec, objective: Objective, time_limit_s: float) -> list[Ranked]:
+    started_s = effort.now_s()
     deadline_s = started_s + time_limit_s
     predicted = _Search(spec, objective, started_s + time_limit_s * SEARCH_SHARE).run()
     served_score = _SERVED[objective]
-    heats = _heats(spec, predicted[:HEATS], HEAT_S, deadline_s)
+    heats, longest_s = _heats(spec, predicted[:HEATS], HEAT_S, deadline_s)
     heats.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
     rest = predicted[len(heats) :]
-    final_s = _final_length(heats[0], deadline_s)
-    if final_s is None or len(heats) == 1:
+    # As long as the time left allows for all finals, with a fifth to spare.
+    final_s = min(FINAL_S, 0.8 * (deadline_s - effort.now_s()) / FINALISTS * HEAT_S / longest_s)
+    if final_s < SHORTEST_FINAL_S or len(heats) == 1:
         return [*heats, *rest]
-    finals = _heats(spec, heats[:FINALISTS], final_s, deadline_s)
+    finals, _ = _heats(spec, heats[:FINALISTS], final_s, deadline_s)
     finals.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
     return [*finals, *heats[len(finals) :], *rest]
 
@@ -123,20 +132,20 @@ class _Search:
         if deepest is not None:
             self._by_depth[depth] = self._score(_seen(deepest))
         for step in ORDER:
-            if self._found and time.perf_counter() > self._deadline_s:
+            if self._found and effort.now_s() > self._deadline_s:
                 break
             if isinstance(step, str):
                 self._try(step, **({"time_limit_s": self._limit_s()} if takes(step, "time_limit_s") else {}))
             elif depth:
                 self._try_depth(round(step * depth))
-        while (between := self._next_depth()) and time.perf_counter() < self._deadline_s:
+        while (between := self._next_depth()) and effort.now_s() < self._deadline_s:
             self._try_depth(between)
         if not self._found:
             raise self._refusal or PlanError("objective: nothing flows through any plan; allow partial inference")
         return sorted(self._found.values(), key=lambda each: self._score(_seen(each)), reverse=True)
 
     def _limit_s(self) -> float:
-        return max(0.5, min(BLOCKS_LIMIT_S, self._deadline_s - time.perf_counter()))
+        return max(0.5, min(BLOCKS_LIMIT_S, self._deadline_s - effort.now_s()))
 
     def _try_depth(self, depth: int) -> None:
         if depth < 1 or depth in self._by_depth:
@@ -163,6 +172,7 @@ class _Search:
             key = (tuple(sorted(plan.placement.ranges.items())), plan.links)
             if key not in self._found:
                 prediction = predict_run(with_plan(self._spec, plan), PRUNING)
+                effort.spend(SET_UP_S / 2 * len(self._spec.cluster.nodes))
                 self._found[key] = Ranked(plan=plan, prediction=prediction)
             return self._found[key]
         except PlanError as error:
@@ -176,26 +186,31 @@ def _seen(ranked: Ranked) -> Prediction:
     return ranked.prediction
 
 
-def _heats(spec: EmulationSpec, ranked: Sequence[Ranked], duration_s: float, deadline_s: float) -> list[Ranked]:
-    """Emulate plans one after another; none is begun that would not end in time, but the first always is."""
+def _heats(
+    spec: EmulationSpec, ranked: Sequence[Ranked], duration_s: float, deadline_s: float
+) -> tuple[list[Ranked], float]:
+    """Emulate plans one after another, and the seconds of the longest emulation.
+
+    None is begun that would not end in time, but the first always is.
+    """
     done: list[Ranked] = []
     longest_s = 0.0
     for each in ranked:
-        started_s = time.perf_counter()
+        started_s = effort.now_s()
         if done and started_s + longest_s > deadline_s:
             break
         summary = warm_run(spec, each.plan, _seen(each), duration_s)
-        longest_s = max(longest_s, time.perf_counter() - started_s)
+        effort.spend(emulation_s(summary))
+        longest_s = max(longest_s, effort.now_s() - started_s)
         done.append(dataclasses.replace(each, summary=summary))
-    return done
+    return done, longest_s
 
 
-def _final_length(heat: Ranked, deadline_s: float) -> float | None:
-    """Emulated seconds for which the time left suffices for all finals, with a fifth to spare."""
-    summary = heat.summary or {}
-    pace = float(summary["wall_s"]) / float(summary["sim_s"])
-    length_s = min(FINAL_S, 0.8 * (deadline_s - time.perf_counter()) / (FINALISTS * max(pace, 1e-6)))
-    return length_s if length_s >= SHORTEST_FINAL_S else None
+def emulation_s(summary: Mapping[str, Any]) -> float:
+    """About what a run has cost, in seconds of a machine of 2023."""
+    batches = sum(int(node["batches"]) for node in summary["nodes"].values())
+    messages = sum(int(link["messages"]) for link in summary["links"].values())
+    return SET_UP_S * len(summary["nodes"]) + BATCH_S * batches + MESSAGE_S * messages
 
 
 def warm_run(spec: EmulationSpec, plan: Plan, prediction: Prediction, duration_s: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.effort import ELEMENT_S, spend
 from placement.planners.kinds import Kind
 from placement.planners.linear import Vector
 
@@ -151,6 +152,7 @@ class BlockPricer:
                 price = depth_price * depth + costs[depth][combos].sum(axis=1)
                 # By ratio, not by difference: several blocks in a row are worth more, but no better, than one.
                 ratio = lengths / np.maximum(price, 1e-9)
+                spend(4 * ELEMENT_S * ratio.size)
                 longest = ratio.argmax(axis=1)
                 value = ratio[np.arange(len(combos)), longest]
                 better = value > best + 1e-9
@@ -207,6 +209,7 @@ class BlockPricer:
                 choice[better] = kind
             costs.append(cost)
             choices.append(choice)
+        spend(4 * ELEMENT_S * self._longest * len(self.kinds) * cost.size)
         return costs, choices
 
     def _block(self, choices: list[npt.NDArray[np.int64]], rates: tuple[int, ...], depth: int, length: int) -> Block:

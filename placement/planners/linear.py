@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import highspy
 import numpy as np
 import numpy.typing as npt
 
-from placement.effort import BRANCH_S, SIMPLEX_S, SOLVE_S, solver_limit_s, spend
+from placement.effort import BRANCH_S, LP_S, MIP_S, MIP_SIMPLEX_S, SIMPLEX_S, solver_limit_s, solver_looks, spend
 
 Vector = npt.NDArray[np.float64]
 
@@ -156,12 +157,17 @@ class Maximisation:
             ]
         for option, value in options:
             self._highs.setOptionValue(option, value)
-        if self._integer and time_limit_s > INTERRUPTIBLE_S:
-            self._run_interruptibly()
+        looks = solver_looks(time_limit_s)
+        if self._integer and (looks is not None or time_limit_s > INTERRUPTIBLE_S):
+            self._run_interruptibly(looks)
         else:
             self._highs.run()
         info = self._highs.getInfo()
-        spend(SOLVE_S + SIMPLEX_S * max(0, info.simplex_iteration_count) + BRANCH_S * max(0, info.mip_node_count))
+        iterations = max(0, info.simplex_iteration_count)
+        if self._integer:
+            spend(MIP_S + MIP_SIMPLEX_S * iterations + BRANCH_S * max(0, info.mip_node_count))
+        else:
+            spend(LP_S + SIMPLEX_S * iterations)
         return self._answer()
 
     def _mark_whole(self) -> None:
@@ -171,12 +177,17 @@ class Maximisation:
             self._highs.changeColsIntegrality(len(self._whole), np.asarray(self._whole, np.int32), kinds)
             self._whole = []
 
-    def _run_interruptibly(self) -> None:
-        """Solve in a thread of its own: the solver's code holds back Ctrl-C from the thread that it runs in."""
+    def _run_interruptibly(self, looks: int | None) -> None:
+        """Solve in a thread of its own: the solver's code holds back Ctrl-C from the thread that it runs in.
+
+        Args:
+            looks: End when the solver has asked so often whether to go on, which it does at the same steps every time.
+        """
         stop = threading.Event()
+        asked = itertools.count(1)
 
         def ask(event: Any) -> None:
-            if stop.is_set():
+            if stop.is_set() or (looks is not None and next(asked) > looks):
                 event.interrupt()
 
         sources = (self._highs.cbSimplexInterrupt, self._highs.cbIpmInterrupt, self._highs.cbMipInterrupt)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.effort import spend
 from placement.planners.kinds import Kind
 
 GRID = 2000
@@ -15,6 +16,9 @@ GRID = 2000
 
 SEARCH_LIMIT = 20_000
 """Nodes of one exact search before it gives up."""
+
+LEVEL_S, STEP_S = 5e-6, 1e-6
+"""What a grid step and a node of an exact search cost where time is measured by work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class GridKnapsack:
         back = offset - self._weights
         for level in range(1, top + 1):
             cost[offset + level] = (items + cost[back + level]).min()
+        spend(LEVEL_S * top)
         return cost[offset : offset + top + 1]
 
     def cheapest(self, level: int) -> list[list[Slot]]:
@@ -116,8 +121,9 @@ def exact_cheapest(
     )
     best, best_slots = float("inf"), list[Slot]()
     stack: list[tuple[int, float, float, tuple[Slot, ...]]] = [(0, 0.0, 0.0, ())]
-    for _ in range(SEARCH_LIMIT):
+    for branches in range(SEARCH_LIMIT):
         if not stack:
+            spend(STEP_S * branches)
             return best, best_slots
         index, cost, covered, chosen = stack.pop()
         if covered >= flow and len(chosen) >= fewest:
@@ -130,6 +136,7 @@ def exact_cheapest(
         stack.append((index + 1, cost, covered, chosen))
         if cost + price < best:
             stack.append((index, cost + price, covered + slot.rate, (*chosen, slot)))
+    spend(STEP_S * SEARCH_LIMIT)
     return None
 
 

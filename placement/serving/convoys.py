@@ -19,6 +19,7 @@ from heapq import heappop, heappush
 from itertools import accumulate
 from typing import Any
 
+from placement.effort import spend
 from placement.serving.gate import Gate
 from placement.serving.load import Load
 from placement.serving.network import Station, StationNetwork, Way
@@ -26,6 +27,8 @@ from placement.serving.network import Station, StationNetwork, Way
 REFUSALS = 20
 """After so many requests in a row without a pipeline the network counts as full."""
 MOST_REQUESTS = 100_000
+EVENT_S = 4e-6
+"""What an event costs where time is measured by work."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -263,7 +266,7 @@ class Convoys:
 
     def run(self, until_s: float) -> None:
         """Go on until ``until_s``."""
-        events = self._events
+        events, before = self._events, self._numbers
         while events and events[0][0] <= until_s:
             self.now_s, _, who, what = heappop(events)
             if isinstance(who, _Queue):
@@ -286,6 +289,7 @@ class Convoys:
                 what.since_s = self.now_s
                 self._send(what.entry, [what], 0)
         self.now_s = until_s
+        spend(EVENT_S * (self._numbers - before))
 
     def stays_s(self, samples: int, every_s: float) -> list[float]:
         """Go on for ``samples * every_s`` and find the mean time that an iteration spends on each station.

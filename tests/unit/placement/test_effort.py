@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
 from placement.effort import LOOK_S, counted, now_s, solver_limit_s, spend
 from placement.layers import Placement
 from placement.plan import Problem, problem_for
+from placement.planners.linear import Maximisation, Outcome
 from placement.replanning import Replan, cost_over_horizon, replan
 from scenarios.loader import load_scenario
 
@@ -37,6 +39,29 @@ def test_work_counts_and_so_does_looking() -> None:
             assert now_s() == pytest.approx(LOOK_S)
         assert now_s() == pytest.approx(first + 5.0 + 2 * LOOK_S)
     assert abs(now_s() - time.perf_counter()) < 1.0
+
+
+def market_split() -> Maximisation:
+    """A programme in whole numbers that branch and bound takes for ever to solve (Cornuejols and Dawande, 1998)."""
+    weights = np.random.default_rng(1).integers(0, 100, (5, 40))
+    programme = Maximisation()
+    for _ in range(40):
+        programme.add_column(0.0, upper=1.0, integer=True)
+    for row in weights:
+        slacks = [programme.add_column(-1.0), programme.add_column(-1.0)]
+        half = float(row.sum() // 2)
+        programme.add_row([*range(40), *slacks], [*map(float, row), 1.0, -1.0], lower=half, upper=half)
+    return programme
+
+
+def test_a_programme_in_whole_numbers_ends_by_work() -> None:
+    def once() -> tuple[float, float, float]:
+        with counted():
+            answer = market_split().solve(time_limit_s=0.5)
+            assert answer.outcome is Outcome.FEASIBLE
+            return answer.value, answer.bound, now_s()
+
+    assert once() == once()
 
 
 def test_a_plan_by_work_is_the_same_on_a_slowed_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ import yaml
 from emulator.requests import Outcome, Request
 from emulator.spec import Slo
 from placement.planners import KNOWN
+from placement.serving.convoys import Convoys
 from scenarios.errors import ScenarioError
 from scenarios.loader import load_scenario
 from scenarios.objectives import Objective
@@ -86,6 +90,30 @@ def test_goodput_counts_what_the_objectives_let_through() -> None:
     none = best_plan("small-6-30b", Objective.GOODPUT, time_limit_s=3.0, sets=["slo={tpot: 1 ms}"])
     assert none[0].summary is not None
     assert none[0].summary["goodput_requests_per_s"] == 0.0
+
+
+def test_a_slowed_machine_ranks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once() -> list[tuple[object, ...]]:
+        ranked = best_plan("small-6-30b", Objective.THROUGHPUT, time_limit_s=1.0)
+        # So short a time leaves candidates out, or heats.
+        return [
+            (each.plan.placement, each.prediction, None if each.summary is None else _figures(each.summary))
+            for each in ranked
+        ]
+
+    found = once()
+    run = Convoys.run
+
+    def slowly(convoys: Convoys, until_s: float) -> None:
+        time.sleep(2e-4)
+        run(convoys, until_s)
+
+    monkeypatch.setattr(Convoys, "run", slowly)
+    assert once() == found
+
+
+def _figures(summary: Mapping[str, Any]) -> tuple[Any, ...]:
+    return summary["sim_s"], summary["event_log_sha256"], summary["decode_throughput_tokens_per_s"]
 
 
 def test_goodput_needs_objectives() -> None:
