@@ -21,6 +21,7 @@ from placement.errors import PlanError
 from placement.plan import Plan
 from placement.planners import KNOWN
 from scenarios.cli_chaos import chaos
+from scenarios.cli_explain import add_explain_command
 from scenarios.cli_net import net_app
 from scenarios.cli_proxy import proxy
 from scenarios.cli_report import add_report_commands
@@ -345,6 +346,7 @@ def import_helix(
 
 app.command()(proxy)
 add_report_commands(app)
+add_explain_command(app)
 app.command()(chaos)
 app.command(name="test")(check_expectations)
 app.command(name="study")(study)

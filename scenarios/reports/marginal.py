@@ -1,21 +1,21 @@
-"""What one more node, a faster link or a nearer region would be worth, all else equal."""
+"""What one more node, a faster link or a nearer machine would be worth, all else equal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from emulator.spec import EmulationSpec
-from placement.cluster import COORDINATOR, Cluster, Link, Network, Node
-from placement.errors import PlanError
+from placement.cluster import Cluster, Link, Network
 from placement.flow import MaxFlow, build_flow_graph, flow_upper_bound, max_flow
-from placement.layers import LayerRange, Placement
 from placement.throughput import ThroughputModel
 
 FASTER = 1.10
 NEARER_S = 0.010
 FULL = 1e-9
 """Share of its capacity that a part may have left and count as used up."""
+LINKS = 10
+"""So many links are looked at one by one unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +24,25 @@ class Change:
 
     Attributes:
         name: In words.
-        kind: ``node``, ``bandwidth`` or ``latency``.
+        kind: ``node``, ``replan`` (the same nodes, placed anew), ``bandwidth`` or ``latency``.
+        scope: ``cluster``, ``regions`` (all links between two, or within one) or ``link`` (one direction between two
+            machines).
         machine_type: Type of the added node; empty for links.
+        replanned: Whether others than an added node may hold other layers than before.
+        layers_moved: Layers that nodes have to load, summed over them.
+        load_s: Seconds until the slowest of them has read its layers from disk.
         spec: The scenario with the change.
-        flow_tokens_per_s: Max flow then, of the placement that is.
+        flow_tokens_per_s: Max flow then.
         bound_tokens_per_s: Flow that no placement on the changed cluster can pass.
     """
 
     name: str
     kind: str
-    machine_type: str
+    scope: str
+    machine_type: str = ""
+    replanned: bool = False
+    layers_moved: int = 0
+    load_s: float = 0.0
     spec: EmulationSpec
     flow_tokens_per_s: float
     bound_tokens_per_s: float
@@ -54,17 +63,26 @@ def bound_of(spec: EmulationSpec, throughput: ThroughputModel) -> float:
 
 def full_parts(spec: EmulationSpec, throughput: ThroughputModel, flow: MaxFlow) -> list[str]:
     """Nodes and links beside the minimum cut that are used up: they can be why more at the cut brings nothing."""
+    cut = {(edge.kind, edge.source, edge.target): None for edge in flow.min_cut}
+    return [
+        source if kind == "compute" else f"{source} -> {target}"
+        for kind, source, target in used_up(spec, throughput, flow)
+        if (kind, source, target) not in cut
+    ]
+
+
+def used_up(spec: EmulationSpec, throughput: ThroughputModel, flow: MaxFlow) -> dict[tuple[str, str, str], None]:
+    """Nodes (``compute``) and links that the flow uses up: kind, source and target, in graph order."""
     graph = build_flow_graph(
         spec.cluster, spec.model, spec.placement, throughput, partial_inference=spec.partial_inference
     )
-    cut = {(edge.kind, edge.source, edge.target): None for edge in flow.min_cut}
-    full = []
+    full: dict[tuple[str, str, str], None] = {}
     for edge in graph.edges:
-        if edge.kind not in ("compute", "link") or (edge.kind, edge.source, edge.target) in cut:
+        if edge.kind not in ("compute", "link"):
             continue
         carried = flow.node_flow[edge.source] if edge.kind == "compute" else flow.link_flow[edge.source, edge.target]
         if carried >= edge.capacity_tokens_per_s * (1 - FULL):
-            full.append(edge.source if edge.kind == "compute" else f"{edge.source} -> {edge.target}")
+            full[edge.kind, edge.source, edge.target] = None
     return full
 
 
@@ -73,127 +91,82 @@ def throughput_of(spec: EmulationSpec) -> ThroughputModel:
     return ThroughputModel(spec.model, spec.profiles, spec.cluster.machine_counts())
 
 
-def changes(spec: EmulationSpec) -> Iterator[Change]:
-    """One more node of each type, each region's links 10 % faster, and 10 ms nearer.
+def network_changes(spec: EmulationSpec, links: int = LINKS) -> Iterator[Change]:
+    """Links 10 % faster, and 10 ms nearer: those between two regions together, and some of them one by one.
 
-    An added node stands beside one of its type, has links like it, and takes over a range that a node holds already:
-    that which raises the max flow most, the first of equals. Others keep their layers.
+    No latency falls below 0: where there are less than 10 ms, all of it goes.
+
+    Args:
+        spec: The scenario.
+        links: So many single links, those of :func:`links_that_matter`.
     """
     throughput = throughput_of(spec)
-    for kind in spec.cluster.machine_counts():
-        best = _one_more(spec, kind, throughput)
-        if best is not None:
-            yield best
-    for source, target in region_pairs(spec.cluster):
-        where = _between(source, target)
-        faster = replace(spec, cluster=_relinked(spec.cluster, (source, target), bandwidth=FASTER))
-        yield _changed(f"+10 % bandwidth {where}", "bandwidth", faster, throughput)
-        nearer = replace(spec, cluster=_relinked(spec.cluster, (source, target), nearer_s=NEARER_S))
-        if nearer.cluster != spec.cluster:
-            yield _changed(f"-10 ms latency {where}", "latency", nearer, throughput)
-
-
-def region_pairs(cluster: Cluster) -> list[tuple[str, str]]:
-    """Pairs of regions between which, or within which, there are links; each pair once, both directions together."""
-    found: dict[tuple[str, str], None] = {}
-    for source, target in cluster.pairs():
-        one, other = cluster.region_of(source), cluster.region_of(target)
-        if (other, one) not in found:
-            found[one, other] = None
-    return list(found)
-
-
-def _changed(name: str, kind: str, spec: EmulationSpec, throughput: ThroughputModel, machine: str = "") -> Change:
-    flow = flow_of(spec, throughput).tokens_per_s
-    return Change(
-        name=name,
-        kind=kind,
-        machine_type=machine,
-        spec=spec,
-        flow_tokens_per_s=flow,
-        bound_tokens_per_s=bound_of(spec, throughput),
-    )
-
-
-def _between(source: str, target: str) -> str:
-    return f"within {source}" if source == target else f"between {source} and {target}"
-
-
-def _relinked(cluster: Cluster, pair: tuple[str, str], *, bandwidth: float = 1.0, nearer_s: float = 0.0) -> Cluster:
-    """The cluster with the links between two regions changed, in both directions."""
-
-    def of(link: Link, ends: tuple[str, str]) -> Link:
-        if ends not in (pair, pair[::-1]):
-            return link
-        return Link(link.bandwidth_bytes_per_s * bandwidth, max(0.0, link.latency_s - nearer_s))
-
-    network = Network(
-        links={
-            ends: of(link, (cluster.region_of(ends[0]), cluster.region_of(ends[1])))
-            for ends, link in cluster.network.links.items()
-        },
-        regions={ends: of(link, ends) for ends, link in cluster.network.regions.items()},
-    )
-    return replace(cluster, network=network)
-
-
-def _one_more(spec: EmulationSpec, kind: str, throughput: ThroughputModel) -> Change | None:
-    alike = [node for node in spec.cluster.nodes if node.machine_type == kind]
-    ranges = dict.fromkeys(
-        (held.start, held.stop)
-        for name, held in spec.placement.ranges.items()
-        if held.stop - held.start <= spec.profiles[kind].max_layers or spec.cluster.node(name).machine_type == kind
-    )
-    regions: dict[str, Node] = {}
-    for node in alike:
-        regions.setdefault(node.region, node)
-    best: Change | None = None
-    for template in regions.values():
-        for start, stop in ranges:
-            held = LayerRange(start, stop)
-            try:
-                added = with_node(spec, template, held)
-                name = f"one more {kind} in {template.region}, layers {held}"
-                change = _changed(name, "node", added, throughput, kind)
-            except PlanError:
-                # This type cannot hold so many layers.
-                continue
-            if best is None or change.flow_tokens_per_s > best.flow_tokens_per_s * (1 + 1e-9):
-                best = change
-    return best
-
-
-def with_node(spec: EmulationSpec, template: Node, held: LayerRange) -> EmulationSpec:
-    """The scenario with one more node like ``template`` that holds ``held``; it has the links of its region."""
-    cluster = spec.cluster
-    name = f"{template.name}-more"
-    while name in cluster:
-        name += "+"
-    links: dict[tuple[str, str], Link] = dict(cluster.network.links)
+    bound = bound_of(spec, throughput)
+    todo: list[tuple[str, str, list[tuple[str, str]]]] = []
+    by_regions: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for source, target in spec.cluster.pairs():
+        one, other = spec.cluster.region_of(source), spec.cluster.region_of(target)
+        by_regions.setdefault((other, one) if (other, one) in by_regions else (one, other), []).append((source, target))
+    for (one, other), pairs in by_regions.items():
+        where = f"within {one}" if one == other else f"between {one} and {other}"
+        todo.append(("regions", where, pairs))
     if links:
-        links |= _links_like(cluster, template, name)
-    grown = Cluster(
-        name=cluster.name,
-        nodes=(*cluster.nodes, replace(template, name=name)),
-        coordinator=cluster.coordinator,
-        network=Network(links=links, regions=cluster.network.regions),
+        flow = flow_of(spec, throughput)
+        matter = links_that_matter(spec, throughput, flow)[:links]
+        todo += [("link", f"{source} -> {target}", [(source, target)]) for source, target in matter]
+    for scope, where, pairs in todo:
+        for kind, name, cluster in _relinked(spec.cluster, where, pairs):
+            changed = replace(spec, cluster=cluster)
+            yield Change(
+                name=name,
+                kind=kind,
+                scope=scope,
+                spec=changed,
+                flow_tokens_per_s=flow_of(changed, throughput).tokens_per_s,
+                bound_tokens_per_s=bound,
+            )
+
+
+def links_that_matter(spec: EmulationSpec, throughput: ThroughputModel, flow: MaxFlow) -> list[tuple[str, str]]:
+    """Links that carry flow: those that it uses up first, then by the tokens that are under way on them.
+
+    By Little's law these are the flow times the time that a token takes: sending it, and the latency.
+    """
+    full = used_up(spec, throughput, flow)
+    graph = build_flow_graph(
+        spec.cluster, spec.model, spec.placement, throughput, partial_inference=spec.partial_inference
     )
-    return replace(spec, cluster=grown, placement=Placement({**spec.placement.ranges, name: held}))
+    ranked: list[tuple[bool, float, tuple[str, str]]] = []
+    for edge in graph.links():
+        pair = (edge.source, edge.target)
+        carried = flow.link_flow[pair]
+        if carried <= FULL * flow.tokens_per_s:
+            continue
+        link = spec.cluster.link(*pair)
+        assert link is not None, "the flow graph has linked pairs only"
+        under_way = carried * (link.latency_s + 1 / edge.capacity_tokens_per_s)
+        ranked.append((("link", *pair) not in full, -under_way, pair))
+    # A stable sort: equals stay in link order.
+    return [pair for _, _, pair in sorted(ranked, key=lambda one: one[:2])]
 
 
-def _links_like(cluster: Cluster, template: Node, name: str) -> Mapping[tuple[str, str], Link]:
-    """Explicit links of a new node: to every other, as fast as the fastest known link between the two regions."""
-    known: dict[tuple[str, str], Link] = {}
-    for (source, target), link in cluster.network.links.items():
-        ends = (cluster.region_of(source), cluster.region_of(target))
-        if ends not in known or link.bandwidth_bytes_per_s > known[ends].bandwidth_bytes_per_s:
-            known[ends] = link
-    made: dict[tuple[str, str], Link] = {}
-    for other in (COORDINATOR, *(node.name for node in cluster.nodes)):
-        region = cluster.region_of(other)
-        out, back = known.get((template.region, region)), known.get((region, template.region))
-        if out is not None:
-            made[name, other] = out
-        if back is not None:
-            made[other, name] = back
-    return made
+def _relinked(cluster: Cluster, where: str, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, Cluster]]:
+    """Kind, name and cluster of each change of some links."""
+    before = {pair: link for pair in pairs if (link := cluster.link(*pair)) is not None}
+    faster = {pair: Link(link.bandwidth_bytes_per_s * FASTER, link.latency_s) for pair, link in before.items()}
+    yield "bandwidth", f"+10 % bandwidth {where}", _with_links(cluster, faster)
+    gained = [min(NEARER_S, link.latency_s) for link in before.values()]
+    if max(gained) > 0:
+        nearer = {
+            pair: Link(link.bandwidth_bytes_per_s, max(0.0, link.latency_s - NEARER_S)) for pair, link in before.items()
+        }
+        least = f"-{1e3 * max(gained):g} ms"
+        capped = " (all there is)" if max(gained) < NEARER_S else ""
+        yield "latency", f"{least} latency {where}{capped}", _with_links(cluster, nearer)
+
+
+def _with_links(cluster: Cluster, links: dict[tuple[str, str], Link]) -> Cluster:
+    """The cluster with some of its links changed; all in the order that they had, which breaks ties."""
+    every = {pair: links.get(pair) or cluster.link(*pair) for pair in cluster.pairs()}
+    known = {pair: link for pair, link in every.items() if link is not None}
+    return replace(cluster, network=Network(links=known, regions={}))

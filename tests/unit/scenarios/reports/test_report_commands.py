@@ -74,8 +74,17 @@ def test_explain_in_words_and_as_json(helixemu: Command) -> None:
     sets = ("--set", "duration=30 s", "--set", "warm_up=0 s", "--flow-only")
     code, out, err = helixemu("explain", "quickstart", *sets)
     assert code == 0, err
-    for said in ("The compute of l4-0", "Used up as well: l4-1", "one more A100", "where the time to first token went"):
+    for said in ("The compute of l4-0", "brings nothing: l4-1", "one more A100", "where the time to first token went"):
         assert said in out
     told = json.loads(helixemu("explain", "quickstart", *sets, "--json", "-")[1])
     assert told["min_cut"][0]["source"] == "l4-0"
     assert all(one["decode_gain_tokens_per_s"] is None for one in told["worth"])
+    assert told["churn"] is None
+    assert {one["scope"] for one in told["worth"]} == {"cluster", "regions", "link"}
+
+
+def test_explain_tells_what_churn_costs(helixemu: Command) -> None:
+    code, out, err = helixemu("explain", "quickstart-churn", "--set", "duration=60 s", "--flow-only", "--links", "0")
+    assert code == 0, err
+    for said in ("without the scenario's churn, which costs this", "2 events: 0 requests failed", "crash of l4-0"):
+        assert said in out
