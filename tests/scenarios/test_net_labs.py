@@ -128,14 +128,13 @@ def test_ping_sees_the_latency() -> None:
 @pytest.mark.parametrize("rate", [20, 400])
 def test_a_stream_is_never_faster_than_its_link(rate: int) -> None:
     with KernelLab(full_mesh(["a", "b"], mbit(rate, 0.005))) as lab:
-        delivered, samples = tcp_rate(lab, "a", "b", 1.3, 0.4)
+        _, samples = tcp_rate(lab, "a", "b", 1.3, 0.4)
         figures = lab.figures()[0]
     ideal = rate * 1e6 / 8 * PAYLOAD_SHARE
     # From the first byte on: packets that come in bunches make up for a wait, so the whole is what counts.
     start = samples[0][0]
     for when, total in samples[1:]:
         assert total <= (when - start) * ideal + 65_536
-    assert delivered <= ideal * 1.02
     assert figures.delivered_bytes * PAYLOAD_SHARE >= samples[-1][1] * 0.99
 
 
@@ -247,14 +246,13 @@ def test_a_link_may_have_one_direction_only() -> None:
 def test_tbf_is_never_faster_than_its_rate_beyond_the_burst() -> None:
     rate = 50e6 / 8
     with KernelLab(full_mesh(["a", "b"], mbit(50)), backend="tbf") as lab:
-        delivered, samples = tcp_rate(lab, "a", "b", 1.3, 0.4)
+        _, samples = tcp_rate(lab, "a", "b", 1.3, 0.4)
         assert lab.figures() == ()
         lab.set("a", "b", mbit(5))
         slower, _ = tcp_rate(lab, "a", "b", 1.0, 0.4)
     start = samples[0][0]
     for when, total in samples[1:]:
         assert total <= (when - start) * rate + rate / 250 + 65_536
-    assert delivered <= rate
     assert slower <= 5e6 / 8
 
 

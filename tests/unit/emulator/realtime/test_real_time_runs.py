@@ -156,7 +156,7 @@ async def test_a_connection_that_breaks_ends_the_run_with_what_there_is() -> Non
     found = await asyncio.wait_for(task, 20)
     assert found["interrupted"] is True
     assert "n1->n2 was lost" in found["real_time"]["error"]
-    assert 0.3 < found["sim_s"] < 25
+    assert 0 < found["sim_s"] < 25
     assert found["requests"]["submitted"] == found["requests"]["in_flight"] + found["requests"]["finished"] > 0
     assert len(os.listdir("/proc/self/fd")) == files
 
