@@ -187,7 +187,7 @@ class ChurnControl:
         self.recovery.joined(machine)
         self.state.coordinator.admit_waiting()
 
-    def links_lost(self, pairs: Iterable[Pair], incident: Incident) -> None:
+    def links_lost(self, pairs: Iterable[Pair], incident: Incident | None) -> None:
         """Nothing has passed on these links for too long."""
         if self.coordinator_down:
             self.later(self.spec.detection.interval_s, lambda: self.links_lost(pairs, incident))
@@ -204,7 +204,7 @@ class ChurnControl:
         self.recovery.changed()
         self.state.coordinator.admit_waiting()
 
-    def links_back(self, pairs: Iterable[Pair], incident: Incident) -> None:
+    def links_back(self, pairs: Iterable[Pair], incident: Incident | None) -> None:
         """Links that were lost carry again."""
         if self.coordinator_down:
             self.later(self.spec.detection.interval_s, lambda: self.links_back(pairs, incident))

@@ -25,6 +25,8 @@ from emulator.randomness import generator
 from placement.cluster import COORDINATOR
 
 if TYPE_CHECKING:
+    from simpy.events import Event
+
     from emulator.churn.control import ChurnControl
     from emulator.churn.report import Incident
 
@@ -40,6 +42,7 @@ class Happenings:
         self._choices = generator(control.state.spec.seed, "churn/choice")
         self._latency_s = control.detector.latency_s
         self._keys = 0
+        self._flipped: dict[Pair, bool] = {}
         self._stops_at: dict[str, int] = {}
         self._processes: list[FailureProcess] = []
         self._node_events: dict[NodeEventKind, Callable[[Machine, NodeEvent, Incident], None]] = {
@@ -54,6 +57,9 @@ class Happenings:
     def begin(self) -> None:
         """Schedule everything."""
         spec = self._control.spec
+        self._network.on_scheduled = self.scheduled
+        for pair in self._network.scheduled_down():
+            self.scheduled(pair, False)
         for event in spec.events:
             self._control.later(event.at_s, partial(self._happen, event))
         seed = self._state.spec.seed
@@ -303,22 +309,45 @@ class Happenings:
 
         self._control.later(self._control.spec.detection.timeout_s, learn)
 
+    def scheduled(self, pair: Pair, up: bool) -> None:
+        """A schedule has taken a link down, or brought it up; what it does at one time is one event."""
+        if not self._flipped:
+            self._env.call_at(self._env.now, self._settle)
+        self._flipped[pair] = up
+
+    def _settle(self, _event: Event) -> None:
+        flipped, self._flipped = self._flipped, {}
+        control = self._control
+        down = [pair for pair, up in flipped.items() if not up]
+        if down:
+            incident = control.report.incident("link_down", [], links=len(down), scheduled=True)
+            control.log("link_down", incident, links=len(down), scheduled=True)
+            self._missed_later(down, incident)
+        if len(down) < len(flipped):
+            self._found_later([pair for pair, up in flipped.items() if up], None)
+
     def _take_down(
         self, pairs: list[Pair], key: int, duration_s: float | None, incident: Incident
     ) -> Callable[[], None]:
         """Let nothing pass; what lets everything pass again is returned, and done after ``duration_s``."""
         for pair in pairs:
             self._network.set_effect(pair, key, Effect(down=True))
-        control, detection = self._control, self._control.spec.detection
-        control.later(detection.timeout_s, lambda: control.links_lost(pairs, incident))
+        self._missed_later(pairs, incident)
         undo = partial(self._bring_up, pairs, key, incident)
         if duration_s is not None:
-            control.later(duration_s, undo)
+            self._control.later(duration_s, undo)
         return undo
+
+    def _missed_later(self, pairs: list[Pair], incident: Incident) -> None:
+        control = self._control
+        control.later(control.spec.detection.timeout_s, lambda: control.links_lost(pairs, incident))
 
     def _bring_up(self, pairs: list[Pair], key: int, incident: Incident) -> None:
         for pair in pairs:
             self._network.set_effect(pair, key, None)
+        self._found_later(pairs, incident)
+
+    def _found_later(self, pairs: list[Pair], incident: Incident | None) -> None:
         control = self._control
         control.log("links_up", incident, links=len(pairs))
         control.later(control.spec.detection.interval_s, lambda: control.links_back(pairs, incident))

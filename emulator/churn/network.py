@@ -88,6 +88,7 @@ class ChurningNetwork(VirtualNetwork):
 
     Attributes:
         observer: Is told what happens to machines and wires, when set.
+        on_scheduled: Is told of each pair that a schedule takes down (``False``) or brings up, when set.
         wire_watch: Is told of every message on every wire, when set.
     """
 
@@ -97,6 +98,7 @@ class ChurningNetwork(VirtualNetwork):
         self._effects: dict[Pair, dict[int, Effect]] = {}
         self._scheduled: dict[Pair, LinkConditions] = {}
         self.observer: Observer | None = None
+        self.on_scheduled: Callable[[Pair, bool], None] | None = None
         self.wire_watch: WireWatch | None = None
 
     # -- sending -------------------------------------------------------------------------------
@@ -149,7 +151,14 @@ class ChurningNetwork(VirtualNetwork):
 
     def is_down(self, pair: Pair) -> bool:
         """Whether nothing passes from one to the other now."""
+        scheduled = self._scheduled.get(pair)
+        if scheduled is not None and not scheduled.up:
+            return True
         return any(effect.down for effect in self._effects.get(pair, {}).values())
+
+    def scheduled_down(self) -> list[Pair]:
+        """Pairs between which nothing passes now because a schedule says so."""
+        return [pair for pair, conditions in self._scheduled.items() if not conditions.up]
 
     def bandwidth_factor(self, pair: Pair) -> float:
         """What all that has happened makes of a wire's bandwidth; 1 when nothing has."""
@@ -214,13 +223,20 @@ class ChurningNetwork(VirtualNetwork):
                 # A generator gives each step once, so the next one is kept until its time.
                 self._env.call_at(at_s, partial(self._due, wire, conditions, changes))
                 break
-            self._scheduled[wire.source, wire.target] = conditions
+            self._schedule(wire, conditions)
         self.refresh(wire)
+
+    def _schedule(self, wire: Wire, conditions: LinkConditions) -> None:
+        pair = wire.source, wire.target
+        before = self._scheduled.get(pair)
+        self._scheduled[pair] = conditions
+        if self.on_scheduled is not None and conditions.up != (before is None or before.up):
+            self.on_scheduled(pair, conditions.up)
 
     def _due(
         self, wire: Wire, conditions: LinkConditions, changes: Iterator[tuple[float, LinkConditions]], _event: Event
     ) -> None:
-        self._scheduled[wire.source, wire.target] = conditions
+        self._schedule(wire, conditions)
         self._step(wire, changes)
 
     def set_rate(self, wire: Wire, bytes_per_s: float) -> None:

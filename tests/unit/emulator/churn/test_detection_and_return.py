@@ -7,6 +7,9 @@ import dataclasses
 import pytest
 
 from emulator.churn.spec import Detection, InFlight, InFlightPolicy, LinkEvent, LinkEventKind, NodeEventKind
+from emulator.conditions import LinkBehaviour, NetworkConditions
+from netshape.conditions import LinkConditions
+from netshape.schedule import ConditionSchedule, ConditionStep
 from tests.churn_runs import EVENTS, Watched, churn_spec, end, node_event, two_regions
 from tests.small_runs import constant
 
@@ -75,6 +78,36 @@ def test_a_link_that_is_down_is_noticed_after_the_timeout_and_used_again_after_a
     assert lost["t"] == pytest.approx(10 + TIMEOUT_S)
     assert back["t"] == pytest.approx(10 + 12 + INTERVAL_S)
     assert run.churn["requests_retried"] > 0
+
+
+def by_schedule(*ups: tuple[float, bool]) -> Watched:
+    """A run in which a schedule says when a's link to c is up."""
+    cluster = two_regions()
+    link = cluster.link("a", "c")
+    assert link is not None
+    behaviour = LinkBehaviour(
+        conditions=LinkConditions(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s),
+        schedule=ConditionSchedule(steps=tuple(ConditionStep(time_s=at_s, changes=(("up", up),)) for at_s, up in ups)),
+    )
+    return Watched(churn_spec([], cluster=cluster, conditions=NetworkConditions(links={("a", "c"): behaviour})))
+
+
+def test_a_link_that_a_schedule_takes_down_is_noticed_like_any_other() -> None:
+    event, schedule = Watched(churn_spec(EVENTS["link down"])), by_schedule((10.0, False), (22.0, True))
+    for what in ("link_down", "links_lost", "links_up", "links_back"):
+        (one,), (other,) = event.lines(what), schedule.lines(what)
+        assert other["t"] == one["t"]
+        assert other["links"] == one["links"] == 1
+    assert schedule.churn["requests_retried"] == event.churn["requests_retried"] > 0
+    assert schedule.churn["events"][0]["detection_s"] == event.churn["events"][0]["detection_s"]
+    assert schedule.summary["decode_throughput_tokens_per_s"] == event.summary["decode_throughput_tokens_per_s"]
+    # For good, and from the beginning.
+    gone, never = by_schedule((10.0, False)), by_schedule((0.0, False))
+    assert [run.lines("links_lost")[0]["t"] for run in (gone, never)] == pytest.approx([10 + TIMEOUT_S, TIMEOUT_S])
+    for run in (gone, never):
+        assert run.lines("links_back") == []
+        assert run.churn["requests_retried"] > 0
+        assert run.summary["requests"]["finished"] > 0.5 * event.summary["requests"]["finished"]
 
 
 def test_a_short_interruption_of_a_link_costs_nobody_its_pipeline() -> None:
