@@ -52,6 +52,7 @@ class Emulation:
         log_sink: Callable[[bytes], object] | None = None,
         log_limit_bytes: int = 1 << 30,
         on_ended: Callable[[Request], None] | None = None,
+        on_token: Callable[[Request, float], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         env: VirtualEnvironment | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class Emulation:
         self.state = ClusterState(spec, self.env, EventLog(log_sink, log_limit_bytes))
         self._connect()
         self.state.coordinator.on_ended = on_ended
+        self.state.coordinator.on_token = on_token
         self._on_ended = on_ended
         self._on_progress = on_progress
         self._feeder = feed(self.state, spec.workload, spec.seed, spec.duration_s)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from scenarios.reports.exports import DEFAULT_NAMES, Format, export_run
+from scenarios.reports.exports import DEFAULT_NAMES, PERCENTILES, Format, export_run
 from scenarios.reports.figures import write_figures
 from scenarios.reports.page import write_report
 from scenarios.reports.run_files import read_run
@@ -57,13 +57,32 @@ def export(
         Path | None, typer.Option(help="File to write; by default vllm-bench.json or profile_export.jsonl there.")
     ] = None,
     detailed: Annotated[bool, typer.Option("--detailed", help="vllm: the requests' own figures too.")] = False,
+    percentiles: Annotated[
+        str | None, typer.Option(metavar="P,P,...", help="vllm: percentiles of latencies; by default 99, as vLLM's.")
+    ] = None,
 ) -> None:
-    """Write a run's results in another tool's format, so that its plots and comparisons take them."""
-    if detailed and kind is not Format.VLLM:
-        raise typer.BadParameter("aiperf has a record a request anyway; leave it out", param_hint="--detailed")
+    """Write a run's results in another tool's format, so that its plots and comparisons take them.
+
+    vllm needs the times of tokens: a run with `output.token_times: true`.
+    """
+    for given, option in ((detailed, "--detailed"), (percentiles, "--percentiles")):
+        if given and kind is not Format.VLLM:
+            raise typer.BadParameter("aiperf has a record a request anyway; leave it out", param_hint=option)
     target = out or run_dir / DEFAULT_NAMES[kind]
-    count = export_run(read_run(run_dir), kind, target, detailed=detailed)
+    count = export_run(read_run(run_dir), kind, target, detailed=detailed, percentiles=_percentiles(percentiles))
     print(f"wrote {target}: {count} requests")
+
+
+def _percentiles(given: str | None) -> tuple[float, ...]:
+    if given is None:
+        return PERCENTILES
+    try:
+        found = tuple(float(one) for one in given.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is no list such as 50,90,99", param_hint="--percentiles") from None
+    if not all(0 <= one <= 100 for one in found):
+        raise typer.BadParameter(f"{given!r}: percentiles are 0 to 100", param_hint="--percentiles")
+    return found
 
 
 def report(

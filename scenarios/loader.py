@@ -32,6 +32,7 @@ class LoadedScenario:
         plan: What the scenario's planner made; ``None`` where the placement is written out.
         notes: What is no mistake, but may surprise.
         expectations: What the scenario expects of its figures.
+        token_times: Whether a run that leaves files keeps when every token came.
         ranked: The plans that it was chosen from, best first, where an objective chose it.
     """
 
@@ -41,6 +42,7 @@ class LoadedScenario:
     plan: Plan | None = None
     notes: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = ()
+    token_times: bool = False
     ranked: tuple[Ranked, ...] = ()
 
 
@@ -102,6 +104,7 @@ def load_tree(root: Tree, resolver: Resolver) -> LoadedScenario:
         plan=crossing.plan,
         notes=tuple(crossing.notes),
         expectations=tuple(crossing.expectations),
+        token_times=bool(sections["output"].token_times),
         ranked=crossing.ranked,
     )
 

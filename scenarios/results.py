@@ -17,6 +17,8 @@ from scenarios.errors import Problem, ScenarioError
 from scenarios.loader import LoadedScenario
 from scenarios.yaml_text import dump_yaml
 
+TOKENS = "tokens.jsonl"
+"""File of the times of tokens."""
 PACKAGES = ("helix-emulator", "simpy", "numpy", "networkx", "pydantic", "pyyaml")
 """Packages that can change a run's figures; their versions are kept with the results."""
 
@@ -54,6 +56,13 @@ def versions() -> dict[str, str]:
 class RunDirectory:
     """Writes ``scenario.yaml``, ``events.jsonl``, ``requests.csv`` while the run goes on, then ``summary.json``.
 
+    Where the scenario asks for it, ``tokens.jsonl`` too: a line for each row of ``requests.csv``, with the times at
+    which the request's tokens were at the coordinator, in emulated seconds.
+
+    Attributes:
+        path: The directory.
+        on_token: To be called with request and time for every token; ``None`` where times are not kept.
+
     Raises:
         ScenarioError: The directory cannot be made, or holds something already.
     """
@@ -70,10 +79,13 @@ class RunDirectory:
             self._write_json("versions.json", versions())
             self._events = (path / "events.jsonl").open("wb")
             self._requests = (path / "requests.csv").open("w", newline="", encoding="utf-8")
+            self._tokens = (path / TOKENS).open("w", encoding="utf-8") if loaded.token_times else None
         except OSError as error:
             raise ScenarioError(
                 Problem("--out", None, "", str(path), f"cannot be written: {error.strerror}", "name another directory")
             ) from error
+        self._token_times: dict[int, list[float]] = {}
+        self.on_token = self._token if loaded.token_times else None
         self._rows = csv.writer(self._requests)
         self._rows.writerow(REQUEST_COLUMNS)
 
@@ -85,13 +97,21 @@ class RunDirectory:
     ) -> None:
         self._events.close()
         self._requests.close()
+        if self._tokens is not None:
+            self._tokens.close()
 
     def log(self, chunk: bytes) -> None:
         """Append to the event log."""
         self._events.write(chunk)
 
+    def _token(self, request: Request, time_s: float) -> None:
+        self._token_times.setdefault(request.number, []).append(time_s)
+
     def request(self, request: Request) -> None:
-        """Append one request's row; times in seconds, empty where there is none."""
+        """Append one request's row, and the times of its tokens; in seconds, empty where there is none."""
+        if self._tokens is not None:
+            times = ",".join(f"{time_s:.9f}" for time_s in self._token_times.pop(request.number, ()))
+            self._tokens.write(f'{{"request":{request.number},"times_s":[{times}]}}\n')
         self._rows.writerow(
             (
                 request.number,
@@ -117,6 +137,8 @@ class RunDirectory:
         """Write the summary; its presence says that the directory is complete."""
         self._events.flush()
         self._requests.flush()
+        if self._tokens is not None:
+            self._tokens.flush()
         self._write_json("summary.json", summary)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:

@@ -47,6 +47,7 @@ def run_scenario(
         hooks: dict[str, Any] = {
             "log_sink": None if directory is None else directory.log,
             "on_ended": None if directory is None else directory.request,
+            "on_token": None if directory is None else directory.on_token,
             "on_progress": on_progress,
         }
         if real_time is None:

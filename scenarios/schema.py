@@ -191,6 +191,9 @@ class OutputSection(Section):
     """What a run writes."""
 
     event_log: LogLevel = Field(default=LogLevel.REQUESTS, description="How much the event log tells.")
+    token_times: bool = Field(
+        default=False, description="Whether to keep when every token came; exports with inter-token latencies need it."
+    )
 
 
 class ScenarioSection(Section):

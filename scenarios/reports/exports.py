@@ -3,14 +3,16 @@
 ``vllm``: the JSON that ``vllm bench serve --save-result`` writes, with its keys and definitions (vLLM,
 ``vllm/benchmarks/serve.py``). It covers the requests that end in the window, as the summary's latencies do.
 
+Inter-token latencies need the times of tokens, which a run keeps with ``output.token_times: true``.
+
 ``aiperf``: one record a request, as AIPerf's ``profile_export.jsonl`` (NVIDIA AIPerf, "Working with Profile Export
-Files"). Times are emulated nanoseconds from the start of the run.
+Files"). Times are emulated nanoseconds from the start of the run. ``inter_chunk_latency``, a list, is there where the
+run kept the times of tokens: each token is a chunk.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -27,7 +29,8 @@ WARM_UP, PROFILING = "warmup", "profiling"
 REJECTED_CODE, FAILED_CODE = 503, 500
 """HTTP status that a client would see."""
 LATENCIES = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s"}
-PERCENTILES = (50, 90, 95, 99)
+PERCENTILES = (99.0,)
+"""Those that vLLM gives unless told otherwise."""
 
 
 class Format(StrEnum):
@@ -40,7 +43,9 @@ class Format(StrEnum):
 DEFAULT_NAMES = {Format.VLLM: "vllm-bench.json", Format.AIPERF: "profile_export.jsonl"}
 
 
-def export_run(run: RunFiles, kind: Format, out: Path, *, detailed: bool = False) -> int:
+def export_run(
+    run: RunFiles, kind: Format, out: Path, *, detailed: bool = False, percentiles: Sequence[float] = PERCENTILES
+) -> int:
     """Write a run's results.
 
     Args:
@@ -48,6 +53,7 @@ def export_run(run: RunFiles, kind: Format, out: Path, *, detailed: bool = False
         kind: Format.
         out: File to write.
         detailed: With ``vllm``, the requests' own figures too, as ``--save-detailed`` gives.
+        percentiles: With ``vllm``, those of latencies, 0 to 100, as ``--metric-percentiles`` gives.
 
     Returns:
         How many requests the file tells of.
@@ -59,7 +65,7 @@ def export_run(run: RunFiles, kind: Format, out: Path, *, detailed: bool = False
     try:
         with part.open("w", encoding="utf-8") as file:
             if kind is Format.VLLM:
-                figures = vllm_result(run, detailed=detailed)
+                figures = vllm_result(run, detailed=detailed, percentiles=percentiles)
                 file.write(json.dumps(figures, allow_nan=False) + "\n")
                 count = int(figures["num_prompts"])
             else:
@@ -84,43 +90,59 @@ def _write_lines(file: IO[str], records: Iterable[Mapping[str, Any]]) -> int:
 # -- vllm bench serve --------------------------------------------------------------------------
 
 
-def vllm_result(run: RunFiles, *, detailed: bool = False) -> dict[str, Any]:
+def vllm_result(run: RunFiles, *, detailed: bool = False, percentiles: Sequence[float] = PERCENTILES) -> dict[str, Any]:
     """The result of ``vllm bench serve`` as this run's client would have measured it.
 
-    ``duration`` is the window; ``completed`` and all latencies are of requests that finish in it. The spread of ITL is
-    known over all gaps that end in the window (the summary's), its standard deviation is not (``null``).
-    ``max_output_tokens_per_s`` spreads each request's tokens evenly from its first to its last.
+    ``duration`` is the window; ``completed`` and all latencies, those between tokens too, are of requests that finish
+    in it. There is no text (``generated_texts``), no audio (``rtfx``), and no waiting in the client (``queue_times``):
+    requests come to the coordinator when they arrive.
+
+    Args:
+        run: The run, with times of tokens.
+        detailed: Lists with an entry a request, too.
+        percentiles: Those of latencies, 0 to 100.
+
+    Raises:
+        ScenarioError: The run did not keep the times of tokens, or cannot be read.
     """
     begin, end = run.window
-    ended = [row for row in run.requests() if row.end_s is not None and begin <= row.end_s <= end]
-    done = [row for row in ended if row.finished]
-    failed = [row for row in ended if row.outcome in ("failed", "rejected")]
+    ended = [
+        (row, times)
+        for row, times in run.requests_with_token_times()
+        if row.end_s is not None and begin <= row.end_s <= end
+    ]
+    done = [(row, times) for row, times in ended if row.finished]
+    others = [(row, times) for row, times in ended if row.outcome in ("failed", "rejected")]
     window_s = end - begin
     per_s = 1 / window_s if window_s > 0 else 0.0
-    prompt, output = sum(row.prompt_tokens for row in done), sum(row.emitted_tokens for row in done)
+    prompt, output = (sum(getattr(row, name) for row, _ in done) for name in ("prompt_tokens", "emitted_tokens"))
     slo = run.summary.get("slo")
     peak_tokens, peak_requests = _peaks(done)
     result: dict[str, Any] = {
-        **_vllm_setup(run, len(done) + len(failed)),
+        **_vllm_setup(run, len(done) + len(others)),
         "duration": window_s,
         "completed": len(done),
-        "failed": len(failed),
+        "failed": len(others),
         "total_input_tokens": prompt,
         "total_output_tokens": output,
         "request_throughput": len(done) * per_s,
-        "request_goodput": sum(_good(row, slo) for row in done) * per_s if slo else None,
+        "request_goodput": sum(_good(row, slo) for row, _ in done) * per_s if slo else None,
         "output_throughput": output * per_s,
         "total_token_throughput": (prompt + output) * per_s,
+        **_vllm_lists([*done, *others], detailed=detailed),
         "max_output_tokens_per_s": peak_tokens,
         "max_concurrent_requests": peak_requests,
         "rtfx": 0.0,
     }
-    if detailed:
-        result |= _vllm_details(done, failed)
     for name, column in LATENCIES.items():
-        values = [value for row in done if (value := getattr(row, column)) is not None]
-        result |= _spread(name, values)
-    return result | _itl(run, done)
+        values = [value for row, _ in done if (value := getattr(row, column)) is not None]
+        result |= _spread(name, values, percentiles)
+    return result | _spread("itl", [gap for _, times in done for gap in _gaps(times)], percentiles)
+
+
+def _gaps(times_s: Sequence[float]) -> list[float]:
+    """Seconds between tokens that follow one another."""
+    return np.diff(times_s).tolist()  # type: ignore[no-any-return]
 
 
 def _vllm_setup(run: RunFiles, prompts: int) -> dict[str, Any]:
@@ -146,20 +168,25 @@ def _vllm_setup(run: RunFiles, prompts: int) -> dict[str, Any]:
     }
 
 
-def _vllm_details(done: Sequence[RequestRow], failed: Sequence[RequestRow]) -> dict[str, Any]:
-    """Lists with an entry a request; the run does not keep the gaps between tokens (``itls``), nor texts."""
-    rows = sorted([*done, *failed], key=lambda row: (row.arrival_s, row.request))
-    return {
+def _vllm_lists(ended: Sequence[tuple[RequestRow, list[float]]], *, detailed: bool) -> dict[str, Any]:
+    """Lists with an entry a request, by arrival; vLLM writes two of them always."""
+    ordered = sorted(ended, key=lambda each: (each[0].arrival_s, each[0].request))
+    rows = [row for row, _ in ordered]
+    lists: dict[str, Any] = {
         "input_lens": [row.prompt_tokens for row in rows],
         "output_lens": [row.emitted_tokens if row.finished else 0 for row in rows],
         "ttfts": [row.ttft_s or 0.0 for row in rows],
+        "itls": [_gaps(times) for _, times in ordered],
         "latencies": [row.e2e_s or 0.0 for row in rows],
         "start_times": [row.arrival_s for row in rows],
-        "errors": ["" if row.finished else row.reason for row in rows],
+        "queue_times": [0.0] * len(rows),
+        "generated_texts": [""] * len(rows),
+        "errors": ["" if row.finished else row.reason or row.outcome for row in rows],
     }
+    return lists if detailed else {name: lists[name] for name in ("latencies", "queue_times")}
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+def _spread(name: str, values: Sequence[float], percentiles: Sequence[float]) -> dict[str, float]:
     """Mean, median, population standard deviation and percentiles in milliseconds; zeros of nothing, as vLLM has it."""
     milliseconds = 1e3 * np.asarray(values if len(values) else [0.0])
     figures = {
@@ -167,19 +194,9 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
         f"median_{name}_ms": float(np.median(milliseconds)),
         f"std_{name}_ms": float(np.std(milliseconds)),
     }
-    return figures | {f"p{p}_{name}_ms": float(np.percentile(milliseconds, p)) for p in PERCENTILES}
-
-
-def _itl(run: RunFiles, done: Sequence[RequestRow]) -> dict[str, Any]:
-    gaps = sum(row.emitted_tokens - 1 for row in done if row.tpot_s is not None)
-    spent = sum(row.tpot_s * (row.emitted_tokens - 1) for row in done if row.tpot_s is not None)
-    told = run.summary.get("itl_s") or {}
-    figures: dict[str, Any] = {
-        "mean_itl_ms": 1e3 * spent / gaps if gaps else 0.0,
-        "median_itl_ms": 1e3 * (told.get("p50") or 0.0),
-        "std_itl_ms": None,
+    return figures | {
+        f"p{int(p) if p == int(p) else p}_{name}_ms": float(np.percentile(milliseconds, p)) for p in percentiles
     }
-    return figures | {f"p{p}_itl_ms": 1e3 * told[f"p{p}"] for p in PERCENTILES if told.get(f"p{p}") is not None}
 
 
 def _good(row: RequestRow, slo: Mapping[str, float]) -> bool:
@@ -187,26 +204,19 @@ def _good(row: RequestRow, slo: Mapping[str, float]) -> bool:
     return all((getattr(row, name) or 0.0) <= limit for name, limit in slo.items())
 
 
-def _peaks(done: Sequence[RequestRow]) -> tuple[float, int]:
-    """Most tokens in a second after the first arrival, and most requests at once, of those that finish."""
+def _peaks(done: Sequence[tuple[RequestRow, list[float]]]) -> tuple[float, int]:
+    """Most tokens in a second, counted from the first arrival, and most requests at once; of those that finish."""
     if not done:
         return 0.0, 0
-    origin = min(row.arrival_s for row in done)
-    last = max(row.end_s or 0.0 for row in done)
-    tokens = np.zeros(math.ceil(last - origin) + 1)
-    steps: list[tuple[float, int]] = []
-    for row in done:
-        assert row.end_s is not None
-        steps += [(row.arrival_s, 1), (row.end_s, -1)]
-        first = row.end_s if row.first_token_s is None else row.first_token_s
-        times = np.linspace(first, row.end_s, row.emitted_tokens) - origin
-        np.add.at(tokens, times.astype(int), 1)
+    origin = min(row.arrival_s for row, _ in done)
+    seconds = (np.concatenate([times for _, times in done]) - origin).astype(int)
+    steps = [(row.arrival_s, 1) for row, _ in done] + [(row.end_s or 0.0, -1) for row, _ in done]
     now = peak = 0
     # Who leaves goes before who comes at the same time.
     for _, step in sorted(steps):
         now += step
         peak = max(peak, now)
-    return float(tokens.max()), peak
+    return float(np.bincount(seconds).max()), peak
 
 
 # -- AIPerf ------------------------------------------------------------------------------------
@@ -215,7 +225,9 @@ def _peaks(done: Sequence[RequestRow]) -> tuple[float, int]:
 def aiperf_records(run: RunFiles) -> Iterator[dict[str, Any]]:
     """A record for each request that ended, in the order in which they ended; those in flight have none."""
     begin, _ = run.window
-    for row in run.requests():
+    known = run.has_token_times()
+    ended = run.requests_with_token_times() if known else ((row, []) for row in run.requests())
+    for row, times in ended:
         if row.end_s is None:
             continue
         yield {
@@ -234,12 +246,14 @@ def aiperf_records(run: RunFiles) -> Iterator[dict[str, Any]]:
                 "was_cancelled": False,
                 "cancellation_time_ns": None,
             },
-            "metrics": _aiperf_metrics(row) if row.finished else {"error_isl": _value(row.prompt_tokens, "tokens")},
+            "metrics": _aiperf_metrics(row, times if known else None)
+            if row.finished
+            else {"error_isl": _value(row.prompt_tokens, "tokens")},
             "error": None if row.finished else _aiperf_error(row),
         }
 
 
-def _aiperf_metrics(row: RequestRow) -> dict[str, dict[str, Any]]:
+def _aiperf_metrics(row: RequestRow, times_s: Sequence[float] | None) -> dict[str, dict[str, Any]]:
     metrics = {
         "input_sequence_length": _value(row.prompt_tokens, "tokens"),
         "output_sequence_length": _value(row.emitted_tokens, "tokens"),
@@ -248,6 +262,8 @@ def _aiperf_metrics(row: RequestRow) -> dict[str, dict[str, Any]]:
     }
     if row.ttft_s is not None:
         metrics["time_to_first_token"] = _value(1e3 * row.ttft_s, "ms")
+    if times_s is not None and len(times_s) > 1:
+        metrics["inter_chunk_latency"] = _value([1e3 * gap for gap in _gaps(times_s)], "ms")
     if row.tpot_s is not None:
         metrics["inter_token_latency"] = _value(1e3 * row.tpot_s, "ms")
         if row.tpot_s > 0:
@@ -260,5 +276,5 @@ def _aiperf_error(row: RequestRow) -> dict[str, Any]:
     return {"code": code, "type": f"Request{row.outcome.title()}", "message": row.reason or row.outcome}
 
 
-def _value(value: float, unit: str) -> dict[str, Any]:
+def _value(value: float | list[float], unit: str) -> dict[str, Any]:
     return {"value": value, "unit": unit}

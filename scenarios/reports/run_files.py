@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scenarios.errors import Problem, ScenarioError
-from scenarios.results import REQUEST_COLUMNS
+from scenarios.results import REQUEST_COLUMNS, TOKENS
 from scenarios.yaml_text import read_yaml
 
 MAX_LINE_BYTES = 16 << 20
@@ -98,6 +98,40 @@ class RunFiles:
                     yield _request(path, rows.line_num, row)
             except csv.Error as error:
                 raise _problem(path, rows.line_num, f"this is no CSV: {error}", "run the scenario again") from error
+
+    def has_token_times(self) -> bool:
+        """Whether the run kept when every token came."""
+        return (self.path / TOKENS).is_file()
+
+    def token_times(self) -> Iterator[list[float]]:
+        """When the tokens of each request came, in emulated seconds; in the order of :meth:`requests`."""
+        path = self.path / TOKENS
+        if not self.has_token_times():
+            rule = "the run did not keep when its tokens came, so inter-token latencies are not known"
+            raise _problem(path, None, rule, "run the scenario again with --set output.token_times=true")
+        with _opened(path) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    times = [float(time_s) for time_s in json.loads(line)["times_s"]]
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                    rule = f"this is no line of times of tokens, or only a part of one: {type(error).__name__}"
+                    raise _problem(path, number, rule, "run the scenario again") from error
+                yield times
+
+    def requests_with_token_times(self) -> Iterator[tuple[RequestRow, list[float]]]:
+        """Each request with the times of its tokens.
+
+        Raises:
+            ScenarioError: The run did not keep them, or they are not those of its requests.
+        """
+        times = self.token_times()
+        for row in self.requests():
+            found = next(times, None)
+            if found is None or len(found) != row.emitted_tokens:
+                count = "no line" if found is None else f"{len(found)} times"
+                rule = f"request {row.request} has {row.emitted_tokens} tokens in requests.csv, but {count} here"
+                raise _problem(self.path / TOKENS, None, rule, "run the scenario again")
+            yield row, found
 
     def events(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The events of the log with their line numbers; every one has a finite ``t``, but for ``truncated``."""

@@ -17,13 +17,18 @@ def run_of(folder: Path, scenario: str, *sets: str) -> Path:
 
 @pytest.fixture(scope="session")
 def hops_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sets = ("output.event_log=hops", "duration=20 s", "warm_up=4 s", "slo={ttft: 1 s, tpot: 300 ms}")
+    sets = (
+        "output={event_log: hops, token_times: true}",
+        "duration=20 s",
+        "warm_up=4 s",
+        "slo={ttft: 1 s, tpot: 300 ms}",
+    )
     return run_of(tmp_path_factory.mktemp("runs") / "hops", "quickstart", *sets)
 
 
 @pytest.fixture(scope="session")
 def churn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sets = ("output.event_log=hops", "duration=60 s")
+    sets = ("output={event_log: hops, token_times: true}", "duration=60 s")
     return run_of(tmp_path_factory.mktemp("runs") / "churn", "quickstart-churn", *sets)
 
 

@@ -36,7 +36,7 @@ def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -
     shutil.copytree(hops_run, tmp_path / "run")
     for command, said, name in (
         (("trace",), "flows, 0 churn events", "trace.json"),
-        (("export", "--format", "vllm"), "requests", "vllm-bench.json"),
+        (("export", "--format", "vllm", "--percentiles", "50,99.9"), "requests", "vllm-bench.json"),
         (("report", "--figures", "plots", "--figure-format", "pdf"), "wrote plots/placement.pdf", "report.html"),
     ):
         code, out, err = helixemu(command[0], "run", *command[1:])
@@ -52,7 +52,11 @@ def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -
     [
         (("trace", "{requests}", "--out", "t.json"), "--set output.event_log=batches"),
         (("report", "nowhere"), "there is no such directory"),
-        (("export", "{requests}", "--format", "vllm", "--out", "no/such/dir.json"), "cannot be written"),
+        (("export", "{requests}", "--format", "aiperf", "--out", "no/such/dir.json"), "cannot be written"),
+        (("export", "{requests}", "--format", "vllm"), "--set output.token_times=true"),
+        (("export", "{requests}", "--format", "vllm", "--percentiles", "50,101"), "percentiles are 0 to 100"),
+        (("export", "{requests}", "--format", "vllm", "--percentiles", "p50"), "no list such as 50,90,99"),
+        (("export", "{requests}", "--format", "aiperf", "--percentiles", "50"), "--percentiles"),
         (("export", "{requests}", "--format", "aiperf", "--detailed"), "--detailed"),
         (("explain", "quickstart", "--price", "A100"), "TYPE=PER_HOUR"),
         (("explain", "quickstart", "--price", "A100=1"), "no price of L4, T4"),
