@@ -79,7 +79,7 @@ class FrameConnection(FrameSending, asyncio.BufferedProtocol):
         self.queued_bytes = 0
         self._greeting = greeting
         self._reader = FrameReader(limits)
-        self._held = HeldFrames(self._reader, self.metrics, self._deliver, receiving_card)
+        self._held = HeldFrames(self._reader, self.metrics, handler.on_frame, receiving_card)
         self._greeted = self._ended = self._end_sent = False
         self._end_delivered = self._told = False
         self._reading = True
@@ -236,18 +236,16 @@ class FrameConnection(FrameSending, asyncio.BufferedProtocol):
         elif kind != Kind.HEARTBEAT:
             raise MalformedFrameError(f"malformed frame: one of kind {kind} does not belong here")
 
-    def _deliver(self, header: memoryview, payload: memoryview, planned_s: float, arrived_s: float) -> None:
-        """Hand a message to the handler; one that fails ends the connection."""
-        try:
-            self.handler.on_frame(header, payload, planned_s, arrived_s)
-        except Exception as error:
-            self._loop.call_exception_handler({"message": "a frame's handler failed", "exception": error})
-            self.abort(ConnectionFailedError(f"the handler of a message failed: {error!r}"))
-
     def _release(self, now: float) -> None:
         """Hand out what is due."""
         held = self._held
-        if held.release(now):
+        try:
+            released = held.release(now)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "a frame's handler failed", "exception": error})
+            self.abort(ConnectionFailedError(f"the handler of a message failed: {error!r}"))
+            return
+        if released:
             self.handler.on_batch_end(monotonic())
             self._read_on()
         self._due.set(max(held.next_s, monotonic()) if held.next_s <= now else held.next_s)

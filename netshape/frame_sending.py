@@ -17,7 +17,7 @@ from netshape.frames import (
     replan_frames,
 )
 
-FLUSH_BYTES = 1 << 16
+FLUSH_BYTES = 1 << 17
 """The first frame of a turn of the loop goes to the socket at once, the others together in writes of this size."""
 _DATA = int(Kind.DATA)
 _PACK = HEADER.pack
@@ -127,7 +127,7 @@ class FrameSending:
         if not out or self.lost:
             return
         self._spoke_s = monotonic()
-        if self._out_bytes >= 4 * FLUSH_BYTES:
+        if self._out_bytes >= 2 * FLUSH_BYTES:
             # A copy to join so much would cost more than another call.
             for part in out:
                 self._transport.write(part)

@@ -177,7 +177,7 @@ class FrameReader:
         self._limits = limits
         self.problem: MalformedFrameError | None = None
         self._slab_bytes = MIN_SLAB_BYTES
-        self._slab = SLABS.take(self._slab_bytes)
+        self._slab = _NOTHING
         self._start = self._end = 0
         self._wanted = HEADER_BYTES
 
@@ -188,11 +188,8 @@ class FrameReader:
 
     def buffer(self) -> memoryview:
         """Where the next bytes go; at least 1 byte."""
-        slab = self._slab
-        if self._start == self._end and not slab.holds and not slab.kept:
-            self._start = self._end = 0
         missing = self._wanted - (self._end - self._start)
-        if slab.size_bytes - self._end < max(missing, _MIN_ROOM_BYTES):
+        if self._slab.size_bytes - self._end < max(missing, _MIN_ROOM_BYTES):
             self._next_slab()
         return self._slab.view[self._end :]
 
@@ -247,15 +244,22 @@ class FrameReader:
     def release(self, slab: Slab) -> None:
         """Give up one frame in ``slab``."""
         slab.holds -= 1
-        if not slab.holds and slab is not self._slab:
-            SLABS.give_back(slab)
+        if slab.holds:
+            return
+        if slab is self._slab:
+            if self._start != self._end:
+                return
+            # The connection that reads next goes on in memory that is still in the processor's caches.
+            self._slab = _NOTHING
+            self._start = self._end = 0
+        SLABS.give_back(slab)
 
     def close(self) -> None:
         """Give the buffer back; there is nothing to receive any more."""
         slab = self._slab
         self._slab = _NOTHING
         self._start = self._end = 0
-        if not slab.holds:
+        if not slab.holds and slab is not _NOTHING:
             SLABS.give_back(slab)
 
     def _next_slab(self) -> None:
@@ -269,7 +273,7 @@ class FrameReader:
         slab = SLABS.take(size)
         slab.view[:begun] = old.view[self._start : self._end]
         self._slab, self._start, self._end = slab, 0, begun
-        if not old.holds:
+        if not old.holds and old is not _NOTHING:
             SLABS.give_back(old)
 
 

@@ -53,7 +53,7 @@ class HeaderReader:
     @property
     def within_frame(self) -> bool:
         """Whether bytes of a begun frame are missing."""
-        return bool(self._head) or self._frame is not None
+        return bool(self._head) or self._fields is not None or self._frame is not None
 
     @property
     def missing_bytes(self) -> int:

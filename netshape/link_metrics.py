@@ -32,12 +32,14 @@ class DurationHistogram:
         self.total_s = self.max_s = 0.0
 
     def add(self, duration_s: float) -> None:
-        """Count a duration; one below 1 us counts as that in percentiles."""
+        """Count a duration; one below 1 us counts as that in percentiles, and one below 0 as 0."""
         self.count += 1
-        self.total_s += duration_s
         if duration_s <= _LEAST_S:
             self._buckets[0] += 1
+            if duration_s > 0:
+                self.total_s += duration_s
             return
+        self.total_s += duration_s
         if duration_s > self.max_s:
             self.max_s = duration_s
         bucket = int(math.log(duration_s / _LEAST_S) * _PER_LOG) + 1
@@ -107,8 +109,7 @@ class LinkMetrics:
         """
         self.messages += 1
         self.delivered_bytes += size_bytes
-        late = delivered_s - planned_s
-        self.lateness.add(late if late > 0 else 0.0)
+        self.lateness.add(delivered_s - planned_s)
         self._planned_delay_s += planned_s - handed_s
         self._delay_s += delivered_s - handed_s
         gap = planned_s - self._last_planned_s

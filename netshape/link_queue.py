@@ -98,7 +98,9 @@ class LinkQueue(LinkClock):
         Returns:
             Arrival of its last byte; infinite while the link is down.
         """
-        self.forget_sent(ready_s)
+        pending = self._pending
+        if pending and pending[0].done_s <= ready_s:
+            self.forget_sent(ready_s)
         earliest, card = ready_s, 0.0
         sender = self.sender
         if sender is not None:
@@ -106,7 +108,7 @@ class LinkQueue(LinkClock):
                 earliest = sender.free_s
             card = sender.free_s = earliest + wire_bytes / sender.bytes_per_s
         message = _Pending(wire_bytes, earliest, card, delay_s, overtakes)
-        self._pending.append(message)
+        pending.append(message)
         self._plan(message)
         self.accepted += 1
         self.waiting_bytes += wire_bytes

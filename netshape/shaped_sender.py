@@ -9,10 +9,9 @@ from time import monotonic
 from netshape.frame_connection import FrameConnection
 from netshape.frames import conditions_frame
 from netshape.link_queue import Replan
+from netshape.send_turns import SendTurns
 from netshape.shaped_link import ShapedLink
 
-TURN_S = 0.00025
-"""A sender that need not wait lets others have their turn after this time: it would delay what they have to deliver."""
 FORGET_AFTER = 64
 """Messages of which the numbers are kept without a look at whether they have left the link."""
 
@@ -33,7 +32,7 @@ class ShapedSender:
         self.link = link
         # Number on the link and on the connection of what a change of the link may concern.
         self._numbers: deque[tuple[int, int]] = deque()
-        self._turn_s = 0.0
+        self._turns = SendTurns.of(asyncio.get_running_loop())
         self._busy_until_s = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
@@ -82,9 +81,8 @@ class ShapedSender:
         """As :meth:`send_nowait`, once the link and the socket have room; others have their turn now and then."""
         link, connection = self.link, self.connection
         ready = monotonic()
-        if ready - self._turn_s > TURN_S:
-            await asyncio.sleep(0)
-            self._turn_s = monotonic()
+        if self._turns.over(ready):
+            await self._turns.next()
         while not connection.closed:
             if not connection.writable:
                 await self._writable.wait()
@@ -95,7 +93,7 @@ class ShapedSender:
                 self._busy_until_s = monotonic() + link.horizon_s
             else:
                 break
-        if link is not None and link.clock.free_s < monotonic() < self._busy_until_s:
+        if link is not None and self._busy_until_s and link.clock.free_s < monotonic() < self._busy_until_s:
             self._busy_until_s = 0.0
             link.ran_dry()
         return self._send(payload, header, size_bytes, ready)

@@ -6,7 +6,7 @@ import asyncio
 import math
 import socket
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shaped import at, collecting, run
 
@@ -77,6 +77,7 @@ def test_the_reader_takes_frames_within_its_limits_or_none(content: bytes, piece
 
 
 @given(STREAMS, st.lists(st.integers(1, 5000), min_size=1, max_size=5))
+@example(packed(Kind.HELLO, bytes(1))[:-1], [1])
 @settings(max_examples=300, deadline=None)
 def test_a_reader_of_headers_finds_what_the_other_finds(content: bytes, pieces: list[int]) -> None:
     whole, wanted = FrameReader(LIMITS), []
