@@ -24,6 +24,8 @@ from scenarios.reports.run_files import RunFiles
 
 REQUESTS, NODES, LINKS, CLUSTER = 1, 2, 3, 4
 """Processes of the trace."""
+FIRST_TRACKS = {CLUSTER: "churn", LINKS: "sent over links that are down"}
+"""Names of the tracks of instants."""
 PROCESSES = {CLUSTER: "cluster", NODES: "nodes", LINKS: "links", REQUESTS: "requests"}
 ENDS = ("finished", "failed", "rejected")
 STARTS_AGAIN = ("preempted", "retried")
@@ -157,6 +159,8 @@ def _names(outlook: _Outlook) -> Iterator[dict[str, Any]]:
             continue
         yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": name}}
         yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_sort_index", "args": {"sort_index": order}}
+        if pid in FIRST_TRACKS:
+            yield {"ph": "M", "pid": pid, "tid": 0, "name": "thread_name", "args": {"name": FIRST_TRACKS[pid]}}
     for name, tid in outlook.nodes.items():
         start, stop = outlook.layers[name]
         label = f"{name} [{start}, {stop})"

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from emulator.realtime.emulation import RealTime
 from scenarios.errors import ScenarioError
+from scenarios.loader import load_scenario
 from scenarios.reports.run_files import read_run
 from scenarios.reports.trace import CLUSTER, LINKS, NODES, REQUESTS, Flows, write_trace
+from scenarios.runner import run_scenario
 
 Event = dict[str, Any]
 # What each phase needs beside ph, pid and ts, by the format's description.
@@ -49,7 +52,16 @@ def churned(churn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[E
     return traced(churn_run, tmp_path_factory.mktemp("traces") / "churn.json", Flows.ALL)
 
 
-@pytest.fixture(params=["quiet", "churned"])
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
+    """Two seconds over real sockets: times are what came about, not what was planned."""
+    folder = tmp_path_factory.mktemp("real")
+    scenario = load_scenario("quickstart", sets=("output.event_log=hops", "duration=2 s", "warm_up=0 s"))
+    run_scenario(scenario, out=folder / "run", real_time=RealTime())
+    return traced(folder / "run", folder / "trace.json")
+
+
+@pytest.fixture(params=["quiet", "churned", "real"])
 def events(request: pytest.FixtureRequest) -> list[Event]:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
@@ -113,8 +125,11 @@ def test_a_flow_for_each_first_token(hops_run: Path, quiet: list[Event]) -> None
     assert sum(event["ph"] == "t" for event in quiet) == 4 * answered
 
 
-def test_batches_name_as_many_requests_as_they_hold(quiet: list[Event]) -> None:
-    for event in quiet:
+@pytest.mark.parametrize("kind", ["quiet", "real"])
+def test_batches_name_as_many_requests_as_they_hold(kind: str, request: pytest.FixtureRequest) -> None:
+    events: list[Event] = request.getfixturevalue(kind)
+    assert sum(event["ph"] == "X" for event in events) > 20
+    for event in events:
         if event["ph"] == "X":
             args = event["args"]
             assert len(args["requests"]) == args["prompts"] + args["decodes"]
@@ -125,7 +140,11 @@ def test_durations_add_up_to_utilisation(run: str, request: pytest.FixtureReques
     files = read_run(request.getfixturevalue(run))
     begin, end = (1e6 * time for time in files.window)
     events = traced(files.path, tmp_path / "trace.json", Flows.NONE)
-    names = {event["tid"]: event["args"]["name"].split()[0] for event in events if event["name"] == "thread_name"}
+    names = {
+        event["tid"]: event["args"]["name"].split()[0]
+        for event in events
+        if event["name"] == "thread_name" and event["pid"] == NODES
+    }
     busy: dict[str, float] = dict.fromkeys(names.values(), 0.0)
     last: dict[str, float] = dict.fromkeys(names.values(), begin)
     for event in events:
@@ -144,6 +163,27 @@ def test_durations_add_up_to_utilisation(run: str, request: pytest.FixtureReques
         # A batch that is under way at the end counts there, and is in no log.
         assert busy[name] - 1 <= told <= busy[name] + (end - last[name]) + 1
     assert checked >= 5
+
+
+def test_every_link_that_carried_something_is_a_track(hops_run: Path, quiet: list[Event]) -> None:
+    """Transfers of a link have its name and are all there: viewers put those of one name onto one track."""
+    told: dict[str, int] = defaultdict(int)
+    for _, event in read_run(hops_run).events():
+        if event["event"] == "transfer":
+            told[event["link"]] += 1
+    drawn: dict[str, int] = defaultdict(int)
+    for event in quiet:
+        if event["ph"] == "b" and event["pid"] == LINKS:
+            drawn[event["name"]] += 1
+    assert drawn == told
+    assert set(drawn) == {name for name, link in read_run(hops_run).summary["links"].items() if link["messages"]}
+
+
+def test_instants_have_named_tracks(churned: list[Event]) -> None:
+    names = {(event["pid"], event["tid"]) for event in churned if event["name"] == "thread_name"}
+    instants = [event for event in churned if event["ph"] == "i"]
+    assert {event["pid"] for event in instants} >= {CLUSTER}
+    assert {(event["pid"], event["tid"]) for event in instants} <= names
 
 
 def test_churn_is_marked(churn_run: Path, churned: list[Event]) -> None:
