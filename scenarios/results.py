@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +66,7 @@ class RunDirectory:
         on_token: To be called with request and time for every token; ``None`` where times are not kept.
 
     Raises:
-        ScenarioError: The directory cannot be made, or holds something already.
+        ScenarioError: The directory cannot be made, or holds something already; later, the disk is full.
     """
 
     def __init__(self, path: Path, loaded: LoadedScenario) -> None:
@@ -95,20 +97,44 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._events.close()
-        self._requests.close()
-        if self._tokens is not None:
-            self._tokens.close()
+        # Closing writes what is left: where the disk is full already, that fails again, and is no other matter.
+        files = [file for file in (self._events, self._requests, self._tokens) if file is not None]
+        failed: OSError | None = None
+        for file in files:
+            try:
+                file.close()
+            except OSError as error:
+                failed = error
+        if failed is not None and kind is None:
+            raise self._unwritten(failed) from failed
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> ScenarioError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        rule = "the disk is full" if full else f"cannot be written: {error.strerror}"
+        remedy = "make room, or name a directory elsewhere, and run the scenario again"
+        return ScenarioError(Problem("--out", None, "", str(self.path), rule, remedy))
 
     def log(self, chunk: bytes) -> None:
         """Append to the event log."""
-        self._events.write(chunk)
+        with self._writing():
+            self._events.write(chunk)
 
     def _token(self, request: Request, time_s: float) -> None:
         self._token_times.setdefault(request.number, []).append(time_s)
 
     def request(self, request: Request) -> None:
         """Append one request's row, and the times of its tokens; in seconds, empty where there is none."""
+        with self._writing():
+            self._append(request)
+
+    def _append(self, request: Request) -> None:
         if self._tokens is not None:
             times = ",".join(f"{time_s:.9f}" for time_s in self._token_times.pop(request.number, ()))
             self._tokens.write(f'{{"request":{request.number},"times_s":[{times}]}}\n')
@@ -135,11 +161,12 @@ class RunDirectory:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary; its presence says that the directory is complete."""
-        self._events.flush()
-        self._requests.flush()
-        if self._tokens is not None:
-            self._tokens.flush()
-        self._write_json("summary.json", summary)
+        with self._writing():
+            self._events.flush()
+            self._requests.flush()
+            if self._tokens is not None:
+                self._tokens.flush()
+            self._write_json("summary.json", summary)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         part = self.path / f".{name}.part"

@@ -119,12 +119,14 @@ def test_a_study_that_was_killed_goes_on_and_ends_like_one_that_was_not(study_fi
     assert "damaged" in errors
     for path in kept[1:]:
         assert path.stat().st_mtime_ns == before[path], "finished points are not run again"
-    assert ((out / RESULTS).read_bytes(), (out / ANSWER).read_bytes()) == undisturbed(study_file, tmp_path / "whole")
-    # Once more, everything is there.
+    tables = undisturbed(study_file, tmp_path / "whole")
+    assert ((out / RESULTS).read_bytes(), (out / ANSWER).read_bytes()) == tables
+    # Once more, everything is there, and the same comes of it.
     process = helixemu(study_file, "--out", out, "--resume")
     output, _ = process.communicate(timeout=300)
     assert f"{POINTS} points ({POINTS} kept from before)" in output
     assert read_frame(out / RESULTS).height == POINTS
+    assert ((out / RESULTS).read_bytes(), (out / ANSWER).read_bytes()) == tables
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(study_file: Path, tmp_path: Path) -> None:
