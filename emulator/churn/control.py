@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 """How often it is looked whether machines have finished what they had."""
+MOST_VAIN_RETURNS = 20
+"""So often a schedule may bring links back without anybody being let in; then nobody waits for the next time."""
 
 
 class ChurnControl:
@@ -57,6 +59,7 @@ class ChurnControl:
         self._loaded: dict[str, None] = {}
         self._pending = 0
         self._polling = False
+        self._vain_returns = 0
         placement = state.spec.placement.ranges
         self.machines = {node.name: Machine(node, placement.get(node.name)) for node in state.spec.cluster.nodes}
         self.report = ChurnReport(self)
@@ -111,7 +114,12 @@ class ChurnControl:
             or self.happenings.may_repair
             or self.coordinator_down
             or any(self._may_be_heard(machine) for machine in self.machines.values())
+            or (self._vain_returns < MOST_VAIN_RETURNS and any(self._may_return(pair) for pair in self.blocked))
         )
+
+    def _may_return(self, pair: Pair) -> bool:
+        """Whether a link that is taken for lost carries again, or may when its schedule goes on."""
+        return not self.network.is_down(pair) or self.network.waits_for_schedule(pair)
 
     def _may_be_heard(self, machine: Machine) -> bool:
         """Whether a heartbeat of a machine that is taken for dead may still come."""
@@ -187,7 +195,7 @@ class ChurnControl:
         self.recovery.joined(machine)
         self.state.coordinator.admit_waiting()
 
-    def links_lost(self, pairs: Iterable[Pair], incident: Incident | None) -> None:
+    def links_lost(self, pairs: Iterable[Pair], incident: Incident) -> None:
         """Nothing has passed on these links for too long."""
         if self.coordinator_down:
             self.later(self.spec.detection.interval_s, lambda: self.links_lost(pairs, incident))
@@ -218,6 +226,12 @@ class ChurnControl:
         self.reroute()
         self.recovery.changed()
         self.state.coordinator.admit_waiting()
+
+    def scheduled_back(self, pairs: Iterable[Pair]) -> None:
+        """Links that a schedule had taken down have carried again for an interval, or would have."""
+        self.links_back(pairs, None)
+        self._vain_returns = 0 if self.state.coordinator.in_flight_count else self._vain_returns + 1
+        self.refuse_the_hopeless()
 
     def conditions_changed(self) -> None:
         """The coordinator learns of slower or faster machines or links."""

@@ -317,14 +317,17 @@ class Happenings:
 
     def _settle(self, _event: Event) -> None:
         flipped, self._flipped = self._flipped, {}
-        control = self._control
+        control, env, detection = self._control, self._env, self._control.spec.detection
         down = [pair for pair, up in flipped.items() if not up]
+        back = [pair for pair, up in flipped.items() if up]
+        # Not by control.later: a schedule may go on for ever, and must not keep requests waiting that long.
         if down:
             incident = control.report.incident("link_down", [], links=len(down), scheduled=True)
             control.log("link_down", incident, links=len(down), scheduled=True)
-            self._missed_later(down, incident)
-        if len(down) < len(flipped):
-            self._found_later([pair for pair, up in flipped.items() if up], None)
+            env.call_at(env.now + detection.timeout_s, lambda _event: control.links_lost(down, incident))
+        if back:
+            control.log("links_up", None, links=len(back))
+            env.call_at(env.now + detection.interval_s, lambda _event: control.scheduled_back(back))
 
     def _take_down(
         self, pairs: list[Pair], key: int, duration_s: float | None, incident: Incident
@@ -332,22 +335,16 @@ class Happenings:
         """Let nothing pass; what lets everything pass again is returned, and done after ``duration_s``."""
         for pair in pairs:
             self._network.set_effect(pair, key, Effect(down=True))
-        self._missed_later(pairs, incident)
+        control, detection = self._control, self._control.spec.detection
+        control.later(detection.timeout_s, lambda: control.links_lost(pairs, incident))
         undo = partial(self._bring_up, pairs, key, incident)
         if duration_s is not None:
-            self._control.later(duration_s, undo)
+            control.later(duration_s, undo)
         return undo
-
-    def _missed_later(self, pairs: list[Pair], incident: Incident) -> None:
-        control = self._control
-        control.later(control.spec.detection.timeout_s, lambda: control.links_lost(pairs, incident))
 
     def _bring_up(self, pairs: list[Pair], key: int, incident: Incident) -> None:
         for pair in pairs:
             self._network.set_effect(pair, key, None)
-        self._found_later(pairs, incident)
-
-    def _found_later(self, pairs: list[Pair], incident: Incident | None) -> None:
         control = self._control
         control.log("links_up", incident, links=len(pairs))
         control.later(control.spec.detection.interval_s, lambda: control.links_back(pairs, incident))

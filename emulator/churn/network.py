@@ -97,6 +97,7 @@ class ChurningNetwork(VirtualNetwork):
         self._state = state
         self._effects: dict[Pair, dict[int, Effect]] = {}
         self._scheduled: dict[Pair, LinkConditions] = {}
+        self._goes_on: dict[Pair, None] = {}
         self.observer: Observer | None = None
         self.on_scheduled: Callable[[Pair, bool], None] | None = None
         self.wire_watch: WireWatch | None = None
@@ -160,6 +161,11 @@ class ChurningNetwork(VirtualNetwork):
         """Pairs between which nothing passes now because a schedule says so."""
         return [pair for pair, conditions in self._scheduled.items() if not conditions.up]
 
+    def waits_for_schedule(self, pair: Pair) -> bool:
+        """Whether a schedule has stopped what passes from one to the other, and has not come to its end."""
+        scheduled = self._scheduled.get(pair)
+        return scheduled is not None and not scheduled.up and pair in self._goes_on
+
     def bandwidth_factor(self, pair: Pair) -> float:
         """What all that has happened makes of a wire's bandwidth; 1 when nothing has."""
         return math.prod(effect.bandwidth_factor for effect in self._effects.get(pair, {}).values())
@@ -218,9 +224,11 @@ class ChurningNetwork(VirtualNetwork):
 
     def _step(self, wire: Wire, changes: Iterator[tuple[float, LinkConditions]]) -> None:
         """Take all steps that are due, and wait for the next."""
+        self._goes_on.pop((wire.source, wire.target), None)
         for at_s, conditions in changes:
             if at_s > self._env.now:
                 # A generator gives each step once, so the next one is kept until its time.
+                self._goes_on[wire.source, wire.target] = None
                 self._env.call_at(at_s, partial(self._due, wire, conditions, changes))
                 break
             self._schedule(wire, conditions)
