@@ -9,10 +9,12 @@ from time import monotonic
 from netshape.frame_connection import FrameConnection
 from netshape.frames import conditions_frame
 from netshape.link_queue import Replan
-from netshape.send_turns import SendTurns
+from netshape.send_turns import TURN_S, SendTurns
 from netshape.shaped_link import ShapedLink
 
-FORGET_AFTER = 64
+IDLE_SENDS = 4
+"""A sender whose messages find the link idle so often on end is held back by nothing but the processor."""
+FORGET_AFTER = 16
 """Messages of which the numbers are kept without a look at whether they have left the link."""
 
 
@@ -32,6 +34,8 @@ class ShapedSender:
         self.link = link
         # Number on the link and on the connection of what a change of the link may concern.
         self._numbers: deque[tuple[int, int]] = deque()
+        self._turn_s = 0.0
+        self._idle_sends = 0
         self._turns = SendTurns.of(asyncio.get_running_loop())
         self._busy_until_s = 0.0
         self._writable = asyncio.Event()
@@ -80,23 +84,41 @@ class ShapedSender:
     async def send(self, payload: bytes | bytearray | memoryview, header: bytes = b"", size_bytes: float = -1) -> float:
         """As :meth:`send_nowait`, once the link and the socket have room; others have their turn now and then."""
         link, connection = self.link, self.connection
-        ready = monotonic()
-        if self._turns.over(ready):
-            await self._turns.next()
+        ready = now = monotonic()
+        yielded = False
         while not connection.closed:
             if not connection.writable:
                 await self._writable.wait()
                 ready = monotonic()
-            elif link is not None and link.clock.free_s - monotonic() > link.horizon_s:
+            elif link is not None and link.clock.free_s - now > link.horizon_s:
                 await link.room(self._gone)
                 # Until the link could have sent a full horizon, this sender is taken to send all it can.
                 self._busy_until_s = monotonic() + link.horizon_s
-            else:
+            elif yielded or not await self._gave_way(now):
                 break
+            yielded = True
+            now = self._turn_s = monotonic()
         if link is not None and self._busy_until_s and link.clock.free_s < monotonic() < self._busy_until_s:
             self._busy_until_s = 0.0
             link.ran_dry()
         return self._send(payload, header, size_bytes, ready)
+
+    async def _gave_way(self, now: float) -> bool:
+        """Let others go on if it is their turn, and say whether it was."""
+        if self.link is not None and self.link.clock.free_s > now:
+            self._idle_sends = 0
+        else:
+            self._idle_sends += 1
+        if self._idle_sends > IDLE_SENDS:
+            if not self._turns.over(now):
+                return False
+            await self._turns.next()
+        else:
+            # Its link bounds how long this one keeps the loop, and would run dry in a queue behind all the others.
+            if now - self._turn_s <= TURN_S:
+                return False
+            await asyncio.sleep(0)
+        return True
 
     async def sent(self) -> None:
         """Wait until nothing sent here can be concerned by a change of the link, and the socket has taken it."""
