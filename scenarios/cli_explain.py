@@ -49,6 +49,9 @@ def explain(
     links: Annotated[
         int, typer.Option(min=0, help="So many single links are changed one by one, those that matter most.")
     ] = LINKS,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Emulate changes as long as the scenario, however long it takes.")
+    ] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that plan and emulate; by default one a core.")
     ] = None,
@@ -75,6 +78,7 @@ def explain(
                 prices=prices,
                 emulate=not flow_only,
                 links=links,
+                whole=whole,
                 executor=None if workers is None else workers.executor,
                 on_step=on_step,
             )
@@ -167,7 +171,7 @@ def _legend(found: Explanation) -> str:
     said = ["max flow: of prompts and decodes together, by the flow graph", "bound: on the flow of any placement"]
     if found.length is not None:
         cut = f" of {found.length.duration_s:,.0f} s (of {found.length.whole_s:,.0f} s)" if found.length.cut else ""
-        said.append(f"decoded: in an emulation{cut} on the same seed")
+        said.append(f"decoded: in an emulation{cut} on the same seed, against {found.compared_tokens_per_s:,.1f} now")
         said.append(f"~: within {found.noise_tokens_per_s:,.1f} tokens/s, which chance makes as well")
     if any(one.replanned for one in found.worth):
         said.append("moves: layers that nodes have to load, and how long the slowest of them reads")
@@ -183,7 +187,7 @@ def _worth_table(found: Explanation, rows: Sequence[Worth], title: str) -> Table
     nodes = any(one.scope == "cluster" for one in rows)
     table.add_column("change", min_width=28)
     columns = (
-        *(("decoded",) if emulated else ()), "max flow", *(("bound", "moves") if nodes else ()),
+        *(("decoded", "TTFT p50") if emulated else ()), "max flow", *(("bound", "moves") if nodes else ()),
         *(("per M decoded",) if priced and emulated else ()), *(("per M at max flow",) if priced else ()),
     )  # fmt: skip
     for name in columns:
@@ -191,7 +195,8 @@ def _worth_table(found: Explanation, rows: Sequence[Worth], title: str) -> Table
     for one in rows:
         row = [one.name]
         if emulated:
-            row.append(_decoded(one))
+            change_s = one.ttft_p50_change_s
+            row += [_decoded(one), "-" if change_s is None else f"{change_s:+,.2f} s"]
         row.append(f"{one.flow_gain_tokens_per_s:+,.1f}")
         if nodes:
             moves = (

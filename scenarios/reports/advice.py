@@ -10,6 +10,8 @@ from scenarios.reports.churn_cost import ChurnCost
 from scenarios.reports.explain import Explanation, Worth
 from scenarios.reports.ttft_parts import PARTS
 
+UNSTEADY = 0.1
+"""A shorter run whose throughput differs by more than this share is told of."""
 PART_WORDS = {
     "coordinator": "waiting at the coordinator",
     "network": "on the network",
@@ -56,6 +58,13 @@ def help_in_words(found: Explanation) -> list[str]:
         said.append(f"Of the network, most helps: {_gain_in_words(best, found)}.")
     elif any(one.kind in ("bandwidth", "latency") for one in found.worth):
         said.append("No single change of the network helps noticeably.")
+    if found.arrivals_per_s is not None and not found.summary["requests"]["waiting"]:
+        said.append(
+            f"All of the {found.arrivals_per_s:,.3g} requests/s that arrive are let in: more capacity shows in "
+            "latencies and in the max flow, not in what is decoded. The greatest rate at an objective is a study's "
+            "question (max_rate)."
+        )
+    said += _not_steady(found)
     mean = found.mean_parts()
     if mean:
         part = max(PARTS, key=lambda name: mean[name])
@@ -69,6 +78,17 @@ def help_in_words(found: Explanation) -> list[str]:
         share = mean[part] / total if total else 0.0
         said.append(f"Of the mean TTFT of {total:,.3g} s, {share:.0%} goes by {PART_WORDS[part]}{where}.")
     return said
+
+
+def _not_steady(found: Explanation) -> list[str]:
+    """That runs which were cut short served otherwise than the whole one, if they did."""
+    whole, cut = found.summary["decode_throughput_tokens_per_s"], found.compared_tokens_per_s
+    if cut is None or found.length is None or abs(cut - whole) <= UNSTEADY * whole:
+        return []
+    return [
+        f"Note: emulations of changes were cut to {found.length.duration_s:,.0f} s of {found.length.whole_s:,.0f} s, "
+        f"in which the scenario itself decodes {cut:,.1f} tokens/s: gains are against that; --whole emulates all."
+    ]
 
 
 def _gained(one: Worth, found: Explanation) -> float:
@@ -86,7 +106,7 @@ def _gain_in_words(one: Worth, found: Explanation) -> str:
     flow = f"max flow {one.flow_gain_tokens_per_s:+,.1f} tokens/s"
     if one.decode_gain_tokens_per_s is None:
         return f"{one.name} ({flow})"
-    before = found.summary["decode_throughput_tokens_per_s"]
+    before = found.compared_tokens_per_s
     share = f", {one.decode_gain_tokens_per_s / before:+.0%}" if before else ""
     return f"{one.name} (decoded {one.decode_gain_tokens_per_s:+,.1f} tokens/s{share}; {flow})"
 

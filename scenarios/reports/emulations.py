@@ -14,8 +14,8 @@ from placement.cluster import Link, Network
 from scenarios.studies.errors import StudyError
 from scenarios.studies.executors import Executor
 
-MOST_BATCHES = 2_000_000
-"""All emulations together compute about so many batches, half a minute of one core or so; they are cut short for it."""
+MOST_BATCHES = 5_000_000
+"""All emulations together compute about so many batches, a minute or more of one core; they are cut short for it."""
 LEAST_WINDOW_S = 60.0
 """No window is cut to less than this, in emulated seconds."""
 NUDGES_S = (1e-6, 2e-6, 3e-6)
@@ -46,7 +46,7 @@ class Length:
 def length_for(spec: EmulationSpec, summary: dict[str, Any], count: int) -> Length:
     """How long ``count`` emulations may be, from what the scenario's own one (``summary``) computed; no clock is read.
 
-    The warm-up stays as it is, and :data:`LEAST_WINDOW_S` of the window.
+    None are taken for no limit. The warm-up stays as it is, and :data:`LEAST_WINDOW_S` of the window.
     """
     batches = sum(node["batches"] for node in summary["nodes"].values())
     per_s = batches / summary["window_s"] if summary["window_s"] > 0 else 0.0

@@ -11,10 +11,12 @@ import numpy as np
 
 from emulator.emulation import Emulation
 from emulator.spec import EmulationSpec, LogLevel
+from emulator.workload import OpenLoop
 from placement.flow import MaxFlow
 from placement.throughput import ThroughputModel
 from scenarios.errors import Problem, ScenarioError
 from scenarios.loader import LoadedScenario
+from scenarios.predicting import arrival_rate
 from scenarios.reports.churn_cost import ChurnCost, churn_cost
 from scenarios.reports.emulations import Length, emulated, for_each, granularity, length_for, nudged
 from scenarios.reports.marginal import LINKS, Change, bound_of, flow_of, full_parts, network_changes, throughput_of
@@ -42,6 +44,7 @@ class Worth:
         decode_gain_tokens_per_s: By how much decode throughput rises in an emulation on the same seed; ``None`` when
             none was made, or the changed cluster cannot run.
         within_noise: Whether changes that are worth nothing move decode throughput as far.
+        ttft_p50_change_s: By how much the median time to first token rises there; ``None`` where it is not known.
         cost_per_million_tokens: Per decoded tokens in the emulation after the change; ``None`` without prices or
             emulation.
         cost_per_million_tokens_at_max_flow: Nodes' price per token of the max flow, prompts included; ``None`` without
@@ -58,6 +61,7 @@ class Worth:
     bound_gain_tokens_per_s: float
     decode_gain_tokens_per_s: float | None = None
     within_noise: bool = False
+    ttft_p50_change_s: float | None = None
     cost_per_million_tokens: float | None = None
     cost_per_million_tokens_at_max_flow: float | None = None
 
@@ -76,8 +80,11 @@ class Explanation:
         cost_per_million_tokens_at_max_flow: Nodes' price per token of the max flow; ``None`` without prices.
         worth: What changes are worth, the greatest gain first.
         length: How long changes were emulated; ``None`` when they were not.
+        compared_tokens_per_s: Decode throughput of the scenario itself in that time, with which changes are compared;
+            ``None`` without emulations.
         noise_tokens_per_s: By how much changes that are worth nothing moved decode throughput, at most, and at
             least what the window's edge makes; ``None`` without emulations.
+        arrivals_per_s: Rate at which requests arrive whatever is served; ``None`` in a closed loop.
         ttft: Parts of the TTFT of every request that got its first token in the window, in that order.
         churn: What the scenario's churn costs; ``None`` when it has none.
     """
@@ -91,7 +98,9 @@ class Explanation:
     cost_per_million_tokens_at_max_flow: float | None
     worth: tuple[Worth, ...]
     length: Length | None
+    compared_tokens_per_s: float | None
     noise_tokens_per_s: float | None
+    arrivals_per_s: float | None
     ttft: tuple[TtftParts, ...]
     churn: ChurnCost | None
 
@@ -143,6 +152,7 @@ class Explanation:
             "cost_per_million_tokens": self.cost_per_million_tokens,
             "cost_per_million_tokens_at_max_flow": self.cost_per_million_tokens_at_max_flow,
             "changes_emulated_for_s": None if self.length is None else self.length.duration_s,
+            "compared_tokens_per_s": self.compared_tokens_per_s,
             "noise_tokens_per_s": self.noise_tokens_per_s,
             "worth": [_plain(one) for one in self.worth],
             "churn": None if self.churn is None else self.churn.figures(),
@@ -168,6 +178,7 @@ def explain(
     prices: PriceTable | None = None,
     emulate: bool = True,
     links: int = LINKS,
+    whole: bool = False,
     executor: Executor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Explanation:
@@ -181,6 +192,8 @@ def explain(
         prices: Price of each machine type.
         emulate: Whether to emulate each change, too; otherwise the max flow tells alone.
         links: So many single links are looked at, those that matter most.
+        whole: Emulate changes as long as the scenario, however long that takes; otherwise it is cut short for about
+            :data:`scenarios.reports.emulations.MOST_BATCHES`.
         executor: Who plans and emulates, such as :class:`scenarios.studies.executors.LocalWorkers` has one; this
             process without one.
         on_step: Called with steps done and in all, as far as known.
@@ -206,7 +219,7 @@ def explain(
     tasks = [replace(task, alone=alone[0].spec) for task in tasks[1:]]
     grown = for_each(node_changes, tasks, executor, steps.done)
     todo = [change for found in (alone, *grown) for change in found] + todo
-    emulations = _Emulations(spec, summary, todo, executor, steps) if emulate else None
+    emulations = _Emulations(spec, summary, todo, whole, executor, steps) if emulate else None
     told = [_worth(change, spec, throughput, base, prices, emulations) for change in todo]
     edges = [
         {"kind": edge.kind, "source": edge.source, "target": edge.target,
@@ -225,7 +238,9 @@ def explain(
             sorted(told, key=lambda one: (-(one.decode_gain_tokens_per_s or 0.0), -one.flow_gain_tokens_per_s))
         ),
         length=None if emulations is None else emulations.length,
+        compared_tokens_per_s=None if emulations is None else emulations.before_tokens_per_s,
         noise_tokens_per_s=None if emulations is None else emulations.noise_tokens_per_s,
+        arrivals_per_s=arrival_rate(spec) if isinstance(spec.workload, OpenLoop) else None,
         ttft=tuple(ttft),
         churn=None if loaded.spec.churn is None else churn_cost(loaded.spec, executor, steps.done),
     )
@@ -252,12 +267,13 @@ class _Emulations:
 
     Attributes:
         length: That time.
+        before_tokens_per_s: Decode throughput of the scenario itself in that time.
         noise_tokens_per_s: By how much chance moves decode throughput.
     """
 
     def __init__(
-        self, spec: EmulationSpec, summary: dict[str, Any], todo: Sequence[Change], executor: Executor | None,
-        steps: _Steps,
+        self, spec: EmulationSpec, summary: dict[str, Any], todo: Sequence[Change], whole: bool,
+        executor: Executor | None,        steps: _Steps,
     ) -> None:  # fmt: skip
         # What came out of no change at all, or twice the same, is emulated once.
         specs: list[EmulationSpec] = []
@@ -265,13 +281,14 @@ class _Emulations:
             if change.spec not in specs and change.spec != spec:
                 specs.append(change.spec)
         probes = nudged(spec)
-        self.length = length_for(spec, summary, len(specs) + len(probes) + 1)
+        self.length = length_for(spec, summary, 0 if whole else len(specs) + len(probes) + 1)
         again = [spec] if self.length.cut else []
         every = [replace(one, duration_s=self.length.duration_s) for one in (*again, *probes, *specs)]
         found = for_each(emulated, every, executor, steps.done)
         before = found[0] if again else summary
         assert before is not None, "the scenario ran before"
-        self._before = float(before["decode_throughput_tokens_per_s"])
+        self.before_tokens_per_s = float(before["decode_throughput_tokens_per_s"])
+        self._ttft_s: float | None = before["ttft_s"]["p50"]
         chance = found[len(again) : len(again) + len(probes)]
         self.noise_tokens_per_s = max(granularity(before), *(abs(self.gain(one) or 0.0) for one in chance))
         self._known: list[tuple[EmulationSpec, Mapping[str, Any] | None]] = [
@@ -281,7 +298,12 @@ class _Emulations:
 
     def gain(self, summary: Mapping[str, Any] | None) -> float | None:
         """Decode throughput gained; none where the cluster could not run."""
-        return None if summary is None else float(summary["decode_throughput_tokens_per_s"]) - self._before
+        return None if summary is None else float(summary["decode_throughput_tokens_per_s"]) - self.before_tokens_per_s
+
+    def ttft_change_s(self, summary: Mapping[str, Any] | None) -> float | None:
+        """Change of the median time to first token; none where one of the two has none."""
+        after = None if summary is None else summary["ttft_s"]["p50"]
+        return None if after is None or self._ttft_s is None else float(after) - self._ttft_s
 
     def summary(self, change: Change) -> Mapping[str, Any] | None:
         """The summary of a change; none where the cluster cannot run."""
@@ -313,6 +335,7 @@ def _worth(
         bound_gain_tokens_per_s=_gain(change.bound_tokens_per_s, bound_of(spec, throughput)),
         decode_gain_tokens_per_s=gain,
         within_noise=gain is not None and abs(gain) <= noise,
+        ttft_p50_change_s=None if emulations is None else emulations.ttft_change_s(after),
         cost_per_million_tokens=_cost(prices, change.spec, after),
         cost_per_million_tokens_at_max_flow=_cost_at(prices, change.spec, change.flow_tokens_per_s),
     )

@@ -27,6 +27,8 @@ REPLAN_S = 1.0
 """Seconds that planning anew may take, counted in work (:mod:`placement.effort`), so that the same comes out always."""
 MOST_TRIALS = 20_000
 """So many ranges, times nodes of the cluster, are tried for a new node."""
+SHORTLIST = 4
+"""So many ranges of equal max flow are compared by what the serving model expects."""
 EQUAL = 1e-9
 """Flows whose difference is less than this share of them are equal."""
 
@@ -61,7 +63,7 @@ def node_changes(task: NodeTask) -> list[Change]:
     Where none of the new placements is better, the one with is what there is without.
     """
     spec, throughput = task.spec, throughput_of(task.spec)
-    kept = spec if not task.machine_type else best_beside(spec, task.machine_type, throughput)
+    kept = best_as_things_are(task, throughput) if task.machine_type else spec
     if kept is None:
         return []
     found = [] if kept is spec else [_change(task, kept, throughput, replanned=False)]
@@ -120,17 +122,45 @@ def best_beside(spec: EmulationSpec, kind: str, throughput: ThroughputModel) -> 
 
     Of equals it is that which takes most off nodes that are used up: they can be several, one after another.
     """
+    return next(iter(_shortlist(spec, kind, throughput)), None)
+
+
+def _shortlist(spec: EmulationSpec, kind: str, throughput: ThroughputModel) -> list[EmulationSpec]:
+    """The scenario with one more ``kind`` on each of some ranges that raise the max flow most, equally.
+
+    Half of them take most off nodes that are used up; the others are spread over the rest, for what the max flow does
+    not see.
+    """
     full = {source for what, source, _ in used_up(spec, throughput, flow_of(spec, throughput)) if what == "compute"}
-    relief = [spec.placement[name] for name in full if name in spec.placement]
-    best: tuple[float, float, EmulationSpec] | None = None
+    relief = [held for name, held in spec.placement.ranges.items() if name in full]
+    tried: list[tuple[float, float, EmulationSpec]] = []
     for template in _templates(spec.cluster, kind):
         for held in candidate_ranges(spec, template, throughput):
             grown = with_node(spec, template, held)
-            flow = flow_of(grown, throughput).tokens_per_s
             share = sum(_common(held, other) / len(other) for other in relief)
-            if best is None or flow > best[0] * (1 + EQUAL) or (flow >= best[0] * (1 - EQUAL) and share > best[1]):
-                best = flow, share, grown
-    return None if best is None else best[2]
+            tried.append((flow_of(grown, throughput).tokens_per_s, share, grown))
+    most = max((flow for flow, _, _ in tried), default=0.0)
+    equal = sorted((one for one in tried if one[0] >= most * (1 - EQUAL)), key=lambda one: -one[1])
+    first, rest = equal[: SHORTLIST // 2], equal[SHORTLIST // 2 :]
+    step = max(1, len(rest) // (SHORTLIST - SHORTLIST // 2))
+    return [grown for _, _, grown in (*first, *rest[step // 2 :: step][: SHORTLIST - SHORTLIST // 2])]
+
+
+def best_as_things_are(task: NodeTask, throughput: ThroughputModel) -> EmulationSpec | None:
+    """The best that a new node can do as things are: to hold nothing, where every range on the shortlist would harm."""
+    spec = task.spec
+    choices = _shortlist(spec, task.machine_type, throughput)
+    if not choices or not task.by_serving:
+        return next(iter(choices), None)
+    best, most = choices[0], _worth(task, choices[0], throughput)
+    for other in choices[1:]:
+        worth = _worth(task, other, throughput)
+        if worth > most * (1 + EQUAL):
+            best, most = other, worth
+    gains = flow_of(best, throughput).tokens_per_s > flow_of(spec, throughput).tokens_per_s * (1 + EQUAL)
+    if gains or most >= _worth(task, spec, throughput):
+        return best
+    return with_node(spec, _templates(spec.cluster, task.machine_type)[0], None)
 
 
 def _common(one: LayerRange, other: LayerRange) -> int:

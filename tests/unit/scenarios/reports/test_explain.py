@@ -17,10 +17,19 @@ from placement.flow import build_flow_graph, max_flow
 from placement.layers import LayerRange
 from scenarios.errors import ScenarioError
 from scenarios.loader import LoadedScenario, load_scenario
+from scenarios.predicting import predict_run
+from scenarios.ranking import PRUNING
 from scenarios.reports.emulations import LEAST_WINDOW_S, MOST_BATCHES, emulated, for_each, length_for
 from scenarios.reports.explain import Explanation, emulated_with_parts, explain
 from scenarios.reports.marginal import flow_of, links_that_matter, network_changes, throughput_of
-from scenarios.reports.one_more import best_beside, candidate_ranges, node_changes, node_tasks, with_node
+from scenarios.reports.one_more import (
+    best_as_things_are,
+    best_beside,
+    candidate_ranges,
+    node_changes,
+    node_tasks,
+    with_node,
+)
 from scenarios.reports.ttft_parts import PARTS
 from scenarios.studies.errors import StudyError
 from scenarios.studies.executors import LocalWorkers
@@ -281,6 +290,31 @@ def test_noise_is_what_changes_worth_nothing_make(quick: Explanation) -> None:
     assert {one.within_noise for one in quick.worth} == {True, False}
 
 
+def test_gains_are_differences_of_emulations_of_the_same_length(quick: Explanation) -> None:
+    spec = loaded("quickstart", *SHORT).spec
+    change = next(one for one in network_changes(spec, links=0) if one.kind == "latency")
+    told = next(one for one in quick.worth if one.name == change.name)
+    after, before = Emulation(change.spec).run(), Emulation(spec).run()
+    assert quick.compared_tokens_per_s == before["decode_throughput_tokens_per_s"]
+    assert told.decode_gain_tokens_per_s == pytest.approx(
+        after["decode_throughput_tokens_per_s"] - before["decode_throughput_tokens_per_s"]
+    )
+    assert told.ttft_p50_change_s == pytest.approx(after["ttft_s"]["p50"] - before["ttft_s"]["p50"]) != 0
+
+
+def test_a_node_that_would_only_harm_may_hold_nothing() -> None:
+    """Of ranges that raise no flow the serving model chooses, and it may choose none."""
+    spec = loaded("quickstart", *SHORT).spec
+    throughput = throughput_of(spec)
+    expected = predict_run(spec, PRUNING).decode_tokens_per_s
+    for task in node_tasks(spec)[1:]:
+        grown = best_as_things_are(task, throughput)
+        assert grown is not None
+        assert len(grown.cluster.nodes) == len(spec.cluster.nodes) + 1
+        assert flow_of(grown, throughput).tokens_per_s >= flow_of(spec, throughput).tokens_per_s * (1 - 1e-9)
+        assert predict_run(grown, PRUNING).decode_tokens_per_s >= expected * (1 - 1e-9)
+
+
 def test_many_long_emulations_are_cut_short_by_work() -> None:
     spec = loaded("quickstart", "duration=20000 s", "warm_up=100 s").spec
     summary = {"nodes": {"a": {"batches": 10_000}, "b": {"batches": 20_000}}, "window_s": 100.0}
@@ -288,6 +322,7 @@ def test_many_long_emulations_are_cut_short_by_work() -> None:
     assert length.cut
     assert 10 * length.duration_s * 300 == pytest.approx(MOST_BATCHES)
     assert length_for(spec, summary, 10_000).duration_s == 100 + LEAST_WINDOW_S
+    assert not length_for(spec, summary, 0).cut
     assert not length_for(spec, {"nodes": {}, "window_s": 100.0}, 10).cut
     assert not length_for(loaded("quickstart").spec, summary, 1).cut
 
