@@ -11,8 +11,10 @@ import numpy as np
 from placement.errors import PlanError
 from scenarios.drawing import FORMATS, draw_placement, new_figure, save
 from scenarios.errors import Problem, ScenarioError
-from scenarios.reports.page import placement_plan, reloaded, require_reportable
-from scenarios.reports.plots import BLUE, GREEN, GREY, MOST_BARS, MOST_MARKS, ORANGE, RED
+from scenarios.reports.frame import require_reportable
+from scenarios.reports.page import placement_plan, reloaded
+from scenarios.reports.plot_style import BLUE, GREEN, GREY, ORANGE, RED
+from scenarios.reports.plots import MOST_BARS, MOST_MARKS
 from scenarios.reports.run_files import RunFiles
 from scenarios.reports.series import LATENCIES, RunSeries, cumulative, run_series
 

@@ -1,14 +1,11 @@
-"""One self-contained HTML file about a run: it opens offline, years later."""
+"""The report of a run: the answer first, then plots and tables."""
 
 from __future__ import annotations
 
 import io
-import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,39 +14,22 @@ from placement.effort import now_s
 from placement.errors import PlanError
 from placement.plan import Plan, finish_plan, problem_for
 from scenarios.drawing import headline, placement_figure
-from scenarios.errors import Problem, ScenarioError
+from scenarios.errors import ScenarioError
 from scenarios.loader import load_scenario
 from scenarios.reports import plots
 from scenarios.reports.definitions import COLUMNS, rows
+from scenarios.reports.frame import Page, document, require_reportable, write_page
 from scenarios.reports.run_files import RunFiles
 from scenarios.reports.series import LATENCIES, RunSeries, run_series
 from scenarios.reports.tables import Long, Number, table
 from scenarios.reports.words import answer, asked, cut_in_words
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from emulator.spec import EmulationSpec
 
 SLOWEST = 100
 """Requests in the table of the slowest."""
-POLICY = "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:"
-"""Content security policy: the browser itself refuses every request that the page could make."""
 DEFINITION_OF_USE = "A node's figure is the share of the window spent computing; KV peak is of its cache's capacity."
-
-
-def require_reportable(path: Path) -> None:
-    """Check that a report can be made, before work goes into it.
-
-    Raises:
-        ScenarioError: plotly or matplotlib is missing.
-    """
-    try:
-        import matplotlib  # noqa: F401
-        import plotly  # noqa: F401
-    except ImportError as error:
-        rule = f"reports need plotly and matplotlib ({error})"
-        raise ScenarioError(Problem(str(path), None, "", None, rule, "pip install 'helix-emulator[report]'")) from None
 
 
 def write_report(run: RunFiles, out: Path) -> None:
@@ -59,66 +39,19 @@ def write_report(run: RunFiles, out: Path) -> None:
         ScenarioError: The run cannot be read or the file not be written.
     """
     require_reportable(out)
-    page = run_page(run, run_series(run, SLOWEST))
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        rule = f"the file cannot be written: {error.strerror}"
-        raise ScenarioError(Problem(str(out), None, "--out", None, rule, "name another file")) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@dataclass(slots=True)
-class _Page:
-    """Parts of a page in order; plots get running numbers."""
-
-    parts: list[str] = field(default_factory=list)
-    plots: int = 0
-
-    def add(self, *html: str) -> None:
-        self.parts += html
-
-    def heading(self, text: str) -> None:
-        self.add(f"<h2>{escape(text)}</h2>")
-
-    def text(self, text: str, kind: str = "") -> None:
-        self.add(f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>")
-
-    def plot(self, figure: Figure | None, label: str, caption: str = "") -> None:
-        if figure is None:
-            self.text(f"{label}: there is nothing to show.", "soft")
-            return
-        self.plots += 1
-        name = f"plot-{self.plots}"
-        height = int(figure.layout.height)
-        said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        self.add(
-            f'<figure><div class="plot" id="{name}" role="img" aria-label="{escape(label)}" '
-            f'style="height:{height}px"></div>{said}</figure>',
-            f'<script type="application/json" id="{name}-data">{_inert(str(figure.to_json()))}</script>',
-        )
+    write_page(run_page(run, run_series(run, SLOWEST)), out)
 
 
 def run_page(run: RunFiles, series: RunSeries) -> str:
     """The whole page."""
     summary, scenario = run.summary, run.scenario()
-    page = _Page()
+    page = Page()
     title = f"{summary['scenario']} (seed {summary['seed']})"
-    page.add(f"<header><h1>{escape(title)}</h1>")
-    if scenario.get("description"):
-        page.text(str(scenario["description"]), "soft")
-    page.add("</header>")
-    page.add('<section class="answer" aria-label="answer">')
-    for sentence in answer(summary):
-        page.text(sentence)
-    page.add("</section>")
+    page.header(title, str(scenario.get("description") or ""))
+    page.answer(answer(summary))
     _key_figures(page, summary)
     page.heading("What was asked")
-    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in asked(scenario))
-    page.add(f'<dl class="asked">{told}</dl>')
+    page.terms(asked(scenario))
     _over_time(page, run, series)
     _latencies(page, summary, series)
     _nodes_and_links(page, run, series)
@@ -126,10 +59,10 @@ def run_page(run: RunFiles, series: RunSeries) -> str:
     _picture(page, loaded, reason, summary)
     _tables(page, run, series, loaded)
     _repeat(page, run)
-    return _document(title, page)
+    return document(title, page)
 
 
-def _key_figures(page: _Page, summary: Mapping[str, Any]) -> None:
+def _key_figures(page: Page, summary: Mapping[str, Any]) -> None:
     shown = [
         ("decode tokens/s", summary["decode_throughput_tokens_per_s"], ",.1f"),
         ("total tokens/s", summary["total_throughput_tokens_per_s"], ",.1f"),
@@ -140,11 +73,10 @@ def _key_figures(page: _Page, summary: Mapping[str, Any]) -> None:
     ]
     if "goodput_requests_per_s" in summary:
         shown.append(("goodput, requests/s", summary["goodput_requests_per_s"], ".3g"))
-    cells = "".join(f"<div><b>{escape(str(Number(value, form)))}</b>{name}</div>" for name, value, form in shown)
-    page.add(f'<div class="key">{cells}</div>')
+    page.key_figures((name, str(Number(value, form))) for name, value, form in shown)
 
 
-def _over_time(page: _Page, run: RunFiles, series: RunSeries) -> None:
+def _over_time(page: Page, run: RunFiles, series: RunSeries) -> None:
     page.heading("Throughput over time")
     churn = run.summary.get("churn")
     marks = " Triangles and dotted lines are churn events." if churn and churn["events"] else ""
@@ -171,7 +103,7 @@ def _how_counted(series: RunSeries) -> str:
     )
 
 
-def _latencies(page: _Page, summary: Mapping[str, Any], series: RunSeries) -> None:
+def _latencies(page: Page, summary: Mapping[str, Any], series: RunSeries) -> None:
     page.heading("Latencies")
     if not any(len(values) for values in series.latencies.values()):
         page.text("No request finished in the window.")
@@ -189,7 +121,7 @@ def _latencies(page: _Page, summary: Mapping[str, Any], series: RunSeries) -> No
     )
 
 
-def _nodes_and_links(page: _Page, run: RunFiles, series: RunSeries) -> None:
+def _nodes_and_links(page: Page, run: RunFiles, series: RunSeries) -> None:
     nodes, links = run.summary["nodes"], run.summary["links"]
     page.heading("Nodes and links")
     page.add('<div class="two">')
@@ -239,7 +171,7 @@ def placement_plan(spec: EmulationSpec) -> Plan:
     return finish_plan(problem, spec.placement, planner="as run", started_s=now_s(), allow_over_profile=over)
 
 
-def _picture(page: _Page, spec: EmulationSpec | None, reason: str, summary: Mapping[str, Any]) -> None:
+def _picture(page: Page, spec: EmulationSpec | None, reason: str, summary: Mapping[str, Any]) -> None:
     page.heading("Cluster and placement")
     if spec is None:
         page.text(f"The picture needs the run's scenario.yaml, which does not load now: {reason}", "soft")
@@ -282,7 +214,7 @@ def _svg(plan: Plan, spec: EmulationSpec) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _tables(page: _Page, run: RunFiles, series: RunSeries, spec: EmulationSpec | None) -> None:
+def _tables(page: Page, run: RunFiles, series: RunSeries, spec: EmulationSpec | None) -> None:
     summary = run.summary
     page.heading("Figures")
     page.add(
@@ -328,8 +260,7 @@ def _tables(page: _Page, run: RunFiles, series: RunSeries, spec: EmulationSpec |
         )
     )  # fmt: skip
     page.heading("Columns")
-    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in COLUMNS.items())
-    page.add(f'<dl class="asked">{told}</dl>')
+    page.terms(COLUMNS.items())
 
 
 def _node_rows(summary: Mapping[str, Any], spec: EmulationSpec | None) -> Iterator[tuple[str | Number, ...]]:
@@ -348,7 +279,7 @@ def _node_rows(summary: Mapping[str, Any], spec: EmulationSpec | None) -> Iterat
         )
 
 
-def _churn_table(page: _Page, churn: Mapping[str, Any]) -> None:
+def _churn_table(page: Page, churn: Mapping[str, Any]) -> None:
     page.heading("Churn events")
     page.text(
         "Noticed: until the coordinator knew. Back: until throughput was at 95 % of what the max flow allows. Debt: "
@@ -374,39 +305,13 @@ def _churn_table(page: _Page, churn: Mapping[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _repeat(page: _Page, run: RunFiles) -> None:
+def _repeat(page: Page, run: RunFiles) -> None:
     summary = run.summary
     page.heading("Again")
-    own = run.versions.get("helix-emulator")
-    install = f"pip install 'helix-emulator=={own}'\n" if own and own != "not installed" else ""
-    command = f"{install}helixemu run {shlex.quote(str((run.path / 'scenario.yaml').resolve()))}"
-    page.add(f"<pre>{escape(command)}</pre>")
+    page.commands(run.versions, f"helixemu run {shlex.quote(str((run.path / 'scenario.yaml').resolve()))}")
     page.text(
         f"Seed {summary['seed']}. The event log's SHA-256 is {summary['event_log_sha256']}; in virtual time the same "
         "scenario and seed give the same one."
     )
-    page.text(", ".join(f"{name} {value}" for name, value in run.versions.items()), "soft")
-    text = (run.path / "scenario.yaml").read_text(encoding="utf-8")
-    page.add(f"<details><summary>scenario.yaml, everything resolved</summary><pre>{escape(text)}</pre></details>")
-
-
-def _document(title: str, page: _Page) -> str:
-    from plotly.offline import get_plotlyjs
-
-    here = files("scenarios.reports")
-    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)} – helixemu</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(page.parts)
-        + f"\n</main>\n<script>{get_plotlyjs()}</script>\n<script>\n{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _inert(text: str) -> str:
-    """JSON that cannot end the script element that holds it."""
-    json.loads(text)
-    return text.replace("<", "\\u003c")
+    page.versions(run.versions)
+    page.folded("scenario.yaml, everything resolved", (run.path / "scenario.yaml").read_text(encoding="utf-8"))

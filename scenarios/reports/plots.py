@@ -1,42 +1,40 @@
-"""The plots of a report, with plotly. Colours are those of :mod:`scenarios.drawing` and of Okabe and Ito."""
+"""The plots of a run's report, with plotly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scenarios.reports.plot_style import BLUE, GREEN, GREY, ORANGE, RED, SEQUENTIAL, blank, plain
 from scenarios.reports.series import LATENCIES, NodesOverTime, RunSeries, cumulative
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#5B6770", "#D55E00"
-SEQUENTIAL = [[0.0, "#F4F5F6"], [0.25, "#99DDFF"], [0.6, "#0072B2"], [1.0, "#2B1A4A"]]
 MOST_BARS = 30
 MOST_MARKS = 60
 """Churn events that are marked; more would hide what they mark."""
 ROW_PX = 22
 FAR = 2.5
 """An objective past so many times the worst request would squeeze the others together."""
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def throughput(series: RunSeries, churn: Mapping[str, Any] | None, warm_up_s: float) -> Figure:
     """Decode and total throughput over time against the max flow, with churn events as marks."""
-    figure = _figure(height=380)
+    figure = blank(height=380)
     flow = series.throughput
     figure.add_scatter(
-        x=_list(flow.middles_s), y=_list(flow.total_tokens_per_s), name="total", mode="lines",
+        x=plain(flow.middles_s), y=plain(flow.total_tokens_per_s), name="total", mode="lines",
         line={"color": BLUE, "width": 2}, hovertemplate="%{y:,.1f} tokens/s",
     )  # fmt: skip
     figure.add_scatter(
-        x=_list(flow.middles_s), y=_list(flow.decode_tokens_per_s), name="decode", mode="lines",
+        x=plain(flow.middles_s), y=plain(flow.decode_tokens_per_s), name="decode", mode="lines",
         line={"color": GREEN, "width": 2}, hovertemplate="%{y:,.1f} tokens/s",
     )  # fmt: skip
     figure.add_scatter(
-        x=_list(flow.flow_s), y=_list(flow.flow_tokens_per_s), name="max flow", mode="lines",
+        x=plain(flow.flow_s), y=plain(flow.flow_tokens_per_s), name="max flow", mode="lines",
         line={"color": RED, "width": 2, "dash": "dash", "shape": "hv"}, hovertemplate="%{y:,.1f} tokens/s",
     )  # fmt: skip
     if warm_up_s > 0:
@@ -69,14 +67,14 @@ def event_name(event: Mapping[str, Any]) -> str:
 
 def crowd(series: RunSeries) -> Figure:
     """Requests in flight and waiting over time."""
-    figure = _figure(height=280)
+    figure = blank(height=280)
     figure.add_scatter(
-        x=_list(series.crowd.times_s), y=_list(series.crowd.in_flight), name="in flight", mode="lines",
+        x=plain(series.crowd.times_s), y=plain(series.crowd.in_flight), name="in flight", mode="lines",
         fill="tozeroy", fillcolor="rgba(0,114,178,0.25)", line={"color": BLUE, "width": 1.5, "shape": "hv"},
         hovertemplate="%{y:.0f}",
     )  # fmt: skip
     figure.add_scatter(
-        x=_list(series.crowd.times_s), y=_list(series.crowd.waiting), name="waiting for admission", mode="lines",
+        x=plain(series.crowd.times_s), y=plain(series.crowd.waiting), name="waiting for admission", mode="lines",
         line={"color": ORANGE, "width": 1.5, "shape": "hv"}, hovertemplate="%{y:.0f}",
     )  # fmt: skip
     figure.update_layout(hovermode="x unified")
@@ -90,10 +88,10 @@ def latency(series: RunSeries, column: str, objective_s: float | None) -> Figure
     values = series.latencies[column]
     if not len(values):
         return None
-    figure = _figure(height=300)
+    figure = blank(height=300)
     xs, shares = cumulative(values)
     figure.add_scatter(
-        x=_list(xs), y=_list(100 * shares), mode="lines", name=LATENCIES[column], showlegend=False,
+        x=plain(xs), y=plain(100 * shares), mode="lines", name=LATENCIES[column], showlegend=False,
         line={"color": BLUE, "width": 2, "shape": "hv"}, hovertemplate="%{y:.1f} % within %{x:.3g} s<extra></extra>",
     )  # fmt: skip
     for share in (50, 95, 99):
@@ -121,7 +119,7 @@ def latency(series: RunSeries, column: str, objective_s: float | None) -> Figure
 def node_use(nodes: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Utilisation and peak KV use of the busiest nodes."""
     shown = sorted(nodes.items(), key=lambda item: -item[1]["utilisation"])[:MOST_BARS]
-    figure = _figure(height=110 + ROW_PX * max(len(shown), 4))
+    figure = blank(height=110 + ROW_PX * max(len(shown), 4))
     names = [name for name, _ in shown]
     for label, key, colour in (("computing", "utilisation", BLUE), ("KV peak", "kv_peak", ORANGE)):
         figure.add_bar(
@@ -137,7 +135,7 @@ def node_use(nodes: Mapping[str, Mapping[str, Any]]) -> Figure:
 def link_use(links: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Utilisation of the busiest links."""
     shown = sorted(links.items(), key=lambda item: -item[1]["utilisation"])[:MOST_BARS]
-    figure = _figure(height=110 + ROW_PX * max(len(shown), 4))
+    figure = blank(height=110 + ROW_PX * max(len(shown), 4))
     figure.add_bar(
         y=[name for name, _ in shown], x=[100 * one["utilisation"] for _, one in shown], orientation="h", name="use",
         marker={"color": GREEN}, hovertemplate="%{y}: %{x:.3g} %<extra></extra>", showlegend=False,
@@ -151,7 +149,7 @@ def over_time(nodes: NodesOverTime, what: str) -> Figure:
     """Busy share (``busy``) or KV use (``kv``) of each node over time."""
     values = nodes.busy if what == "busy" else nodes.kv
     middles = (nodes.edges_s[:-1] + nodes.edges_s[1:]) / 2
-    figure = _figure(height=130 + max(12, min(ROW_PX, 900 // max(len(nodes.nodes), 1))) * max(len(nodes.nodes), 4))
+    figure = blank(height=130 + max(12, min(ROW_PX, 900 // max(len(nodes.nodes), 1))) * max(len(nodes.nodes), 4))
     # KV caches are often far from full: the scale ends at a round figure above the fullest.
     top = (
         100.0
@@ -159,29 +157,10 @@ def over_time(nodes: NodesOverTime, what: str) -> Figure:
         else min(100.0, 10.0 * np.ceil(10.0 * float(np.max(np.nan_to_num(values), initial=0.01))))
     )
     figure.add_heatmap(
-        x=_list(middles), y=list(nodes.nodes), z=[_list(100 * row) for row in values], zmin=0, zmax=top,
+        x=plain(middles), y=list(nodes.nodes), z=[plain(100 * row) for row in values], zmin=0, zmax=top,
         colorscale=SEQUENTIAL, colorbar={"title": {"text": "%", "side": "right"}, "thickness": 10, "len": 1.0},
         hovertemplate="%{y} at %{x:.1f} s: %{z:.1f} %<extra></extra>", hoverongaps=False,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
     figure.update_xaxes(title="emulated seconds")
     return figure
-
-
-def _figure(height: int) -> Figure:
-    from plotly.graph_objects import Figure as NewFigure
-
-    figure = NewFigure()
-    figure.update_layout(
-        template="none", height=height, autosize=True, paper_bgcolor="white", plot_bgcolor="white",
-        font={"family": FONT, "size": 13, "color": "#1B1F23"}, margin={"l": 56, "r": 16, "t": 36, "b": 48},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
-    )  # fmt: skip
-    for update in (figure.update_xaxes, figure.update_yaxes):
-        update(gridcolor="#E3E6E8", zerolinecolor="#B8BFC5", linecolor="#8A949C", title_standoff=8)
-    return figure
-
-
-def _list(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float | None]:
-    """Plain numbers with six significant digits: a report stays small, and JSON knows no NaN."""
-    return [None if np.isnan(value) else float(f"{value:.6g}") for value in np.asarray(values, dtype=float)]
