@@ -9,10 +9,14 @@ from typing import Annotated
 
 import typer
 
+from scenarios.errors import Problem, ScenarioError
 from scenarios.reports.exports import DEFAULT_NAMES, PERCENTILES, Format, export_run
 from scenarios.reports.figures import write_figures
 from scenarios.reports.page import write_report
-from scenarios.reports.run_files import read_run
+from scenarios.reports.run_files import is_run, read_run
+from scenarios.reports.study_figures import write_study_figures
+from scenarios.reports.study_files import is_study, read_study_files
+from scenarios.reports.study_page import write_study_report
 from scenarios.reports.trace import Flows, write_trace
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that `helixemu run` wrote.")]
@@ -86,7 +90,9 @@ def _percentiles(given: str | None) -> tuple[float, ...]:
 
 
 def report(
-    run_dir: RunArgument,
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_STUDY", help="A directory of `helixemu run` or `helixemu study`.")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="File to write; by default report.html in the directory.")
     ] = None,
@@ -95,17 +101,30 @@ def report(
     ] = None,
     figure_format: Annotated[PictureFormat, typer.Option(help="Their format.")] = PictureFormat.SVG,
 ) -> None:
-    """Write a run's report: one HTML file that opens offline, the answer first, then plots and tables."""
-    target = out or run_dir / "report.html"
-    run = read_run(run_dir)
-    write_report(run, target)
-    print(f"wrote {target}")
-    if figures is not None:
-        written, missing = write_figures(run, figures, f".{figure_format}")
-        for path in written:
-            print(f"wrote {path}")
-        for sentence in missing:
-            print(f"note: {sentence}", file=sys.stderr)
+    """Write the report of a run or a study: one HTML file that opens offline, the answer first, then plots and tables.
+
+    A study that has not finished is reported as far as it has come.
+    """
+    target, suffix = out or directory / "report.html", f".{figure_format}"
+    missing: list[str] = []
+    written: list[Path] = []
+    if directory.is_dir() and not is_run(directory) and not is_study(directory):
+        rule = "this is neither the directory of a run nor that of a study"
+        raise ScenarioError(Problem(str(directory), None, "", None, rule, "name one that helixemu run or study wrote"))
+    if is_study(directory):
+        study = read_study_files(directory)
+        write_study_report(study, target)
+        if figures is not None:
+            written = write_study_figures(study, figures, suffix)
+    else:
+        run = read_run(directory)
+        write_report(run, target)
+        if figures is not None:
+            written, missing = write_figures(run, figures, suffix)
+    for path in (target, *written):
+        print(f"wrote {path}")
+    for sentence in missing:
+        print(f"note: {sentence}", file=sys.stderr)
 
 
 def add_report_commands(app: typer.Typer) -> None:

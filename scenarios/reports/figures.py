@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from placement.errors import PlanError
-from scenarios.drawing import FORMATS, draw_placement, new_figure, save
+from scenarios.drawing import FORMATS, new_figure, placement_figure, save
 from scenarios.errors import Problem, ScenarioError
 from scenarios.reports.frame import require_reportable
 from scenarios.reports.page import placement_plan, reloaded
@@ -40,31 +40,39 @@ def write_figures(run: RunFiles, folder: Path, suffix: str) -> tuple[list[Path],
     Raises:
         ScenarioError: matplotlib is missing, the format unknown, or the folder cannot be written.
     """
+    require_reportable(folder)
+    spec, reason = reloaded(run)
+    written = write_all(_figures(run, run_series(run)), folder, suffix)
+    if spec is None:
+        return written, [f"placement{suffix} needs the run's scenario.yaml, which does not load now: {reason}"]
+    try:
+        figure = placement_figure(placement_plan(spec), spec)
+    except PlanError as error:
+        return written, [f"placement{suffix}: {error}"]
+    return [*written, *write_all([("placement", figure)], folder, suffix)], []
+
+
+def write_all(figures: Iterable[tuple[str, Figure]], folder: Path, suffix: str) -> list[Path]:
+    """Write figures under their names.
+
+    Raises:
+        ScenarioError: matplotlib is missing, the format unknown, or the folder cannot be written.
+    """
     if suffix not in FORMATS:
         rule = f"figures end with {', '.join(FORMATS)}"
         raise ScenarioError(Problem("--figure-format", None, "", suffix, rule, "name one of them"))
     require_reportable(folder)
-    series = run_series(run)
-    written, missing = [], []
+    written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in _figures(run, series):
+        for name, figure in figures:
             path = folder / f"{name}{suffix}"
             save(figure, path)
             written.append(path)
-        spec, reason = reloaded(run)
-        if spec is None:
-            missing.append(f"placement{suffix} needs the run's scenario.yaml, which does not load now: {reason}")
-        else:
-            try:
-                draw_placement(placement_plan(spec), spec, folder / f"placement{suffix}")
-                written.append(folder / f"placement{suffix}")
-            except PlanError as error:
-                missing.append(f"placement{suffix}: {error}")
     except OSError as error:
         rule = f"figures cannot be written: {error.strerror}"
         raise ScenarioError(Problem(str(folder), None, "--figures", None, rule, "name another directory")) from error
-    return written, missing
+    return written
 
 
 def _figures(run: RunFiles, series: RunSeries) -> Iterator[tuple[str, Figure]]:
@@ -96,7 +104,7 @@ def _throughput(run: RunFiles, series: RunSeries) -> Figure:
         )
     if run.window[0] > 0:
         axes.axvspan(0, run.window[0], color="#E9ECEF", zorder=0, label="warm-up")
-    _finish(axes, "emulated seconds", "tokens/s")
+    finish(axes, "emulated seconds", "tokens/s")
     axes.set_xlim(0, float(flow.edges_s[-1]))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, frameon=False, fontsize=8)
     return figure
@@ -115,14 +123,14 @@ def _latencies(run: RunFiles, series: RunSeries) -> Figure:
         objective = run.summary.get("slo", {}).get(column)
         if objective is not None:
             axes.axvline(objective, color=RED, linestyle="--", linewidth=1.2)
-        _finish(axes, f"{name}, s", "% of requests" if index == 0 else "")
+        finish(axes, f"{name}, s", "% of requests" if index == 0 else "")
         axes.set_ylim(0, 102)
     return figure
 
 
 def _nodes(run: RunFiles) -> Figure:
     shown = sorted(run.summary["nodes"].items(), key=lambda item: -item[1]["utilisation"])[:MOST_BARS]
-    figure, axes = _bars([name for name, _ in shown])
+    figure, axes = bars([name for name, _ in shown])
     rows = np.arange(len(shown))
     for offset, key, name, colour in ((-0.2, "utilisation", "computing", BLUE), (0.2, "kv_peak", "KV peak", ORANGE)):
         axes.barh(rows + offset, [100 * one[key] for _, one in shown], height=0.38, color=colour, label=name)
@@ -134,24 +142,26 @@ def _nodes(run: RunFiles) -> Figure:
 
 def _links(run: RunFiles) -> Figure:
     shown = sorted(run.summary["links"].items(), key=lambda item: -item[1]["utilisation"])[:MOST_BARS]
-    figure, axes = _bars([name for name, _ in shown])
+    figure, axes = bars([name for name, _ in shown])
     axes.barh(np.arange(len(shown)), [100 * one["utilisation"] for _, one in shown], height=0.7, color=GREEN)
     axes.set_xlabel("% of bandwidth", fontsize=9)
     return figure
 
 
-def _bars(names: list[str]) -> tuple[Figure, Axes]:
+def bars(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure with a row for each name, the first at the top."""
     height = 1.0 + 0.2 * len(names)
     figure = new_figure(COLUMN_IN, height)
     left = 0.12 + 0.0085 * max(len(name) for name in names)
     axes = figure.add_axes((left, 0.5 / height, 0.97 - left, 1 - 0.85 / height))
-    _finish(axes, "", "")
+    finish(axes, "", "")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     return figure, axes
 
 
-def _finish(axes: Axes, x: str, y: str) -> None:
+def finish(axes: Axes, x: str, y: str, *, from_nought: bool = True) -> None:
+    """Titles, grid and frame as all figures have them."""
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.tick_params(labelsize=8)
@@ -159,4 +169,5 @@ def _finish(axes: Axes, x: str, y: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_ylim(bottom=0)
+    if from_nought:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))

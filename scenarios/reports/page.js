@@ -15,6 +15,13 @@
     }
     Plotly.newPlot(place, drawn.data, drawn.layout, { ...config, displayModeBar: narrow.matches ? false : "hover" });
   }
+  for (const list of document.querySelectorAll("select[data-plot]")) {
+    const choices = JSON.parse(document.getElementById(list.dataset.plot + "-choices").textContent);
+    list.addEventListener("change", () => {
+      const { visible, layout } = choices[Number(list.value)];
+      Plotly.update(list.dataset.plot, { visible }, layout);
+    });
+  }
   const value = (row, column) => {
     const cell = row.cells[column];
     return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);

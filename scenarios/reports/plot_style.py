@@ -16,7 +16,7 @@ LINES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#2B1A4A", GREY)
 """For lines that stand beside each other."""
 PALE = "#B8BFC5"
 """For what matters less."""
-SEQUENTIAL = [[0.0, "#F4F5F6"], [0.25, "#99DDFF"], [0.6, "#0072B2"], [1.0, "#2B1A4A"]]
+SEQUENTIAL = [(0.0, "#F4F5F6"), (0.25, "#99DDFF"), (0.6, "#0072B2"), (1.0, "#2B1A4A")]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
@@ -58,3 +58,9 @@ def plain(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float | None]:
 def shown_text(text: str) -> str:
     """Text that plotly shows as it is: it reads some HTML and its own templates."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")
+
+
+def faded(colour: str) -> str:
+    """A colour ``#RRGGBB`` that lets through what is behind it."""
+    parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return f"rgba({','.join(map(str, parts))},0.2)"

@@ -21,6 +21,8 @@ MAX_JSON_BYTES = 256 << 20
 MAX_FIELD_CHARACTERS = 1 << 20
 """Longest cell of ``requests.csv``; pipelines of many stages are long."""
 
+AGAIN = "run the scenario again"
+
 _WHOLE = ("request", "prompt_tokens", "output_tokens", "emitted_tokens", "preemptions", "recomputed_tokens")
 _TEXT = ("outcome", "reason", "pipeline")
 
@@ -97,7 +99,7 @@ class RunFiles:
                 for row in rows:
                     yield _request(path, rows.line_num, row)
             except csv.Error as error:
-                raise _problem(path, rows.line_num, f"this is no CSV: {error}", "run the scenario again") from error
+                raise _problem(path, rows.line_num, f"this is no CSV: {error}", AGAIN) from error
 
     def has_token_times(self) -> bool:
         """Whether the run kept when every token came."""
@@ -142,13 +144,18 @@ class RunFiles:
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     rule = f"the line is longer than {MAX_LINE_BYTES} bytes"
-                    raise _problem(path, number, rule, "run the scenario again")
+                    raise _problem(path, number, rule, AGAIN)
                 yield number, _event(path, number, line)
 
     def broken_event(self, number: int, error: Exception) -> ScenarioError:
         """What to say of an event that lacks something, or holds something else than it should."""
         rule = f"this event lacks something or holds something else: {type(error).__name__}: {error}"
         return _problem(self.path / "events.jsonl", number, rule, "run the scenario again with this version")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is that of a run that has begun."""
+    return (path / "summary.json").is_file() or (path / "events.jsonl").is_file()
 
 
 def read_run(path: Path) -> RunFiles:
@@ -162,30 +169,35 @@ def read_run(path: Path) -> RunFiles:
     if not (path / "summary.json").is_file():
         begun = (path / "events.jsonl").is_file()
         rule = "the run did not end: summary.json is missing" if begun else "this is no run directory"
-        raise _problem(path, None, rule, "run the scenario again" if begun else "name one that `helixemu run` wrote")
-    summary = _json(path / "summary.json")
+        raise _problem(path, None, rule, AGAIN if begun else "name one that `helixemu run` wrote")
+    summary = read_json(path / "summary.json")
     for key in ("sim_s", "window_s"):
         value = summary.get(key)
         if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise _problem(path / "summary.json", None, f"{key} is missing or no time", "run the scenario again")
+            raise _problem(path / "summary.json", None, f"{key} is missing or no time", AGAIN)
     for key in ("nodes", "links", "requests"):
         if not isinstance(summary.get(key), dict):
-            raise _problem(path / "summary.json", None, f"{key} is missing", "run the scenario again")
-    versions = _json(path / "versions.json") if (path / "versions.json").is_file() else {}
+            raise _problem(path / "summary.json", None, f"{key} is missing", AGAIN)
+    versions = read_json(path / "versions.json") if (path / "versions.json").is_file() else {}
     return RunFiles(path=path, summary=summary, versions={key: str(value) for key, value in versions.items()})
 
 
-def _json(path: Path) -> dict[str, Any]:
-    with _opened(path) as file:
+def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
+    """A file that holds a JSON object.
+
+    Raises:
+        ScenarioError: It cannot be read, or does not.
+    """
+    with _opened(path, remedy) as file:
         text = file.read(MAX_JSON_BYTES + 1)
     if len(text) > MAX_JSON_BYTES:
-        raise _problem(path, None, f"the file is larger than {MAX_JSON_BYTES} bytes", "run the scenario again")
+        raise _problem(path, None, f"the file is larger than {MAX_JSON_BYTES} bytes", remedy)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _problem(path, None, f"this is no JSON: {error}", "run the scenario again") from error
+        raise _problem(path, None, f"this is no JSON: {error}", remedy) from error
     if not isinstance(content, dict):
-        raise _problem(path, None, "this is no JSON object", "run the scenario again")
+        raise _problem(path, None, "this is no JSON object", remedy)
     return content
 
 
@@ -209,18 +221,18 @@ def _request(path: Path, number: int, row: dict[str, Any]) -> RequestRow:
             for name, text in row.items()
         }
     except (TypeError, ValueError) as error:
-        raise _problem(path, number, f"this is no request: {error}", "run the scenario again") from error
+        raise _problem(path, number, f"this is no request: {error}", AGAIN) from error
     if values.keys() != set(REQUEST_COLUMNS) or values["arrival_s"] is None:
-        raise _problem(path, number, "this is no whole request", "run the scenario again")
+        raise _problem(path, number, "this is no whole request", AGAIN)
     return RequestRow(**values)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, remedy: str = AGAIN) -> Any:
     try:
         return path.open("rb")
     except OSError as error:
         rule = f"the file cannot be read: {error.strerror}"
-        raise _problem(path, None, rule, "run the scenario again") from error
+        raise _problem(path, None, rule, remedy) from error
 
 
 def _problem(path: Path, line: int | None, rule: str, remedy: str) -> ScenarioError:

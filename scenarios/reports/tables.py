@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from html import escape
 
 
+def short(value: float, digits: int = 4) -> str:
+    """A figure in so many significant digits; large ones whole, never with an exponent of ten to read."""
+    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A figure in a cell: what is shown, and what it is sorted by; ``None`` where there is none."""
+    """A figure in a cell: what is shown, and what it is sorted by; ``None`` where there is none.
+
+    Attributes:
+        value: The figure.
+        form: How it is written.
+        said: What is shown instead of it: a quantity with its unit, a mean with its interval.
+    """
 
     value: float | None
     form: str = ",.3g"
+    said: str = ""
 
     def __str__(self) -> str:
-        return "–" if self.value is None else format(self.value, self.form)
+        return self.said or ("–" if self.value is None else format(self.value, self.form))
 
 
 @dataclass(frozen=True, slots=True)

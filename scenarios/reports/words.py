@@ -36,28 +36,18 @@ def cut_in_words(cut: Sequence[Mapping[str, Any]]) -> str:
         kinds = Counter(edge["kind"] for edge in rest)
         left = ", ".join(f"{count} more of kind {kind}" for kind, count in kinds.items())
         said.append(f"{left} ({sum(edge['capacity_tokens_per_s'] for edge in rest):,.1f} tokens/s)")
-    return f"{_listed(said)} limit{'s' if len(said) == 1 else ''} the max flow"
+    return f"{listed(said)} limit{'s' if len(said) == 1 else ''} the max flow"
 
 
 def asked(scenario: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a resolved scenario asks for: heading and sentence."""
-    cluster = scenario.get("cluster", {})
-    groups = cluster.get("nodes", [])
-    kinds: Counter[str] = Counter()
-    for group in groups:
-        kinds[str(group.get("machine"))] += int(group.get("count", 1))
-    regions = list(dict.fromkeys(str(group["region"]) for group in groups if group.get("region")))
-    placement, scheduler = scenario.get("placement", {}), scenario.get("scheduler") or {}
-    planned = placement.get("planned_by") or {}
+    """What a scenario asks for: heading and sentence; parts may be references, as in a file that is not resolved."""
+    placement, scheduler = scenario.get("placement") or {}, scenario.get("scheduler") or {}
+    planned = placement.get("planned_by") or placement if isinstance(placement, Mapping) else {}
+    model = scenario.get("model") or {}
     told = [
-        ("model", str((scenario.get("model") or {}).get("name", ""))),
-        (
-            "cluster",
-            f"{cluster.get('name', '')}: {sum(kinds.values())} nodes, "
-            + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            + (f", in {len(regions)} regions ({', '.join(regions)})" if len(regions) > 1 else ""),
-        ),
-        ("workload", workload_in_words(scenario.get("workload", {}))),
+        ("model", str(model.get("name", "")) if isinstance(model, Mapping) else str(model)),
+        ("cluster", _cluster_asked(scenario.get("cluster") or {})),
+        ("workload", workload_in_words(scenario.get("workload") or {})),
         ("placement", str(planned.get("planner") or planned.get("objective") or "as written in the scenario")),
         ("scheduler", str(scheduler.get("policy", "max-flow"))),
         ("time", f"{scenario.get('duration')}, of which {scenario.get('warm_up', '0 s')} warm-up"),
@@ -69,8 +59,25 @@ def asked(scenario: Mapping[str, Any]) -> list[tuple[str, str]]:
     return told
 
 
-def workload_in_words(workload: Mapping[str, Any]) -> str:
+def _cluster_asked(cluster: Mapping[str, Any] | str) -> str:
+    if isinstance(cluster, str):
+        return cluster
+    groups = cluster.get("nodes", [])
+    kinds: Counter[str] = Counter()
+    for group in groups:
+        kinds[str(group.get("machine"))] += int(group.get("count", 1))
+    regions = list(dict.fromkeys(str(group["region"]) for group in groups if group.get("region")))
+    return (
+        f"{cluster.get('name', '')}: {sum(kinds.values())} nodes, "
+        + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        + (f", in {len(regions)} regions ({', '.join(regions)})" if len(regions) > 1 else "")
+    )
+
+
+def workload_in_words(workload: Mapping[str, Any] | str) -> str:
     """How requests come."""
+    if isinstance(workload, str):
+        return workload
     if workload.get("kind") == "closed":
         number = workload.get("initial_requests")
         if workload.get("refill") == "constant":
@@ -103,7 +110,7 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
         share = f"{total / flow:.0%} of the placement's max flow of {flow:,.1f} tokens/s"
         placed = f", itself {flow / bound:.0%} of what the machines could compute" if bound else ""
         said.append(f"That is {share}{placed}.")
-        said.append(f"{_capital(cut_in_words(summary['min_cut']))}.")
+        said.append(f"{capital(cut_in_words(summary['min_cut']))}.")
     busiest = max(summary["nodes"].items(), key=lambda item: item[1]["utilisation"], default=None)
     if busiest is not None:
         name, figures = busiest
@@ -148,9 +155,11 @@ def _churn_answer(churn: Mapping[str, Any]) -> str:
     )
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence, at least one."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """A sentence with its first letter large."""
     return text[:1].upper() + text[1:]

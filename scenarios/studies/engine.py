@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from scenarios.studies.code_version import code_version
 from scenarios.studies.errors import StudyError, VersionMismatchError
@@ -18,6 +18,7 @@ from scenarios.studies.prices import PriceTable
 from scenarios.studies.store import CLOCKED, Store
 
 Row: TypeAlias = dict[str, Any]
+Key = TypeVar("Key", bound=Hashable)
 Steps: TypeAlias = Generator[list[Point], list[Row], Row | None]
 """Yields points, gets their rows in the same order, and returns its row of the answer, if it has one."""
 
@@ -229,9 +230,10 @@ class Engine:
         for future in [each for each in self._flying if each in finished]:
             name = self._flying.pop(future)
             try:
-                self._add(future.result())
+                done = future.result()
             except BrokenExecutor:
                 lost.append(name)
+                continue
             except CancelledError:
                 self._workers.check()
                 raise StudyError(self._stopped("the executor gave up a point")) from None
@@ -240,7 +242,8 @@ class Engine:
             except Exception as error:
                 # Not the point's own doing, which comes back as a result: it could not be sent, or killed its worker.
                 self._workers.check()
-                self._add(Done(name=name, error=f"no worker could run it: {type(error).__name__}: {error}"))
+                done = Done(name=name, error=f"no worker could run it: {type(error).__name__}: {error}")
+            self._add(done)
         if lost:
             self._broken(lost)
 
@@ -287,6 +290,14 @@ def _status(done: Done, point: Point) -> str:
     if done.error:
         return "failed"
     return "planned" if point.kind == "plan" else "ok"
+
+
+def by(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """Rows put together by what ``key`` says of them, in order of first appearance."""
+    found: dict[Key, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def figure(row: Mapping[str, Figure], name: str) -> float | None:

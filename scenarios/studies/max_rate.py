@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from scenarios.expect import Expectation
 from scenarios.studies.axes import Cell
-from scenarios.studies.engine import Row, Search, Steps, figure
+from scenarios.studies.engine import Row, Search, Steps, by, figure
 from scenarios.studies.points import PLAN_COLUMN, Point
 from scenarios.studies.schema import MaxRateSection
 from scenarios.studies.sweep import Prepared, Question
@@ -52,22 +52,25 @@ class MaxRate(Question):
     def _steps(self, cell: Cell, seed: int | None) -> Steps:
         prepared = yield from self._planned(self.prepare(cell), seed)
         low, high, points, error = None, None, 0, ""
-        rate = self.section.start
-        while True:
+        while not self._settled(low, high):
+            rate = self._next(low, high)
             [row] = yield [self._probe(prepared, seed, rate)]
             points += 1
             error = error or str(row["error"] or "")
-            good = meets(row, self.definition.meets)
-            low, high = (rate, high) if good else (low, rate)
-            if prepared.scenario is None or low is None or (good and rate == self.section.stop):
-                break
-            if high is None:
-                rate = min(2 * rate, self.section.stop)
-                continue
-            if high / low <= 1 + self.section.tolerance:
-                break
-            rate = _between(low, high)
+            low, high = (rate, high) if meets(row, self.definition.meets) else (low, rate)
         return {"cell": cell.number, "seed": seed, "low": low, "high": high, "points": points, "error": error}
+
+    def _settled(self, low: float | None, high: float | None) -> bool:
+        """Whether a search is over: of the greatest rate that meets the conditions and the lowest that does not."""
+        if low is None:
+            return high is not None
+        return low == self.section.stop if high is None else high / low <= 1 + self.section.tolerance
+
+    def _next(self, low: float | None, high: float | None) -> float:
+        """The rate to try next."""
+        if low is None:
+            return self.section.start
+        return min(2 * low, self.section.stop) if high is None else _between(low, high)
 
     def _planned(self, prepared: Prepared, seed: int | None) -> Generator[list[Point], list[Row], Prepared]:
         """The cell with the placement that all rates of a seed share, planned at the lowest rate."""
@@ -98,7 +101,7 @@ class MaxRate(Question):
             lows = [0.0 if answer["low"] is None else answer["low"] for answer in found]
             row: Row = self.columns(cell)
             row |= self.answer_columns("max_rate", self.interval(lows))
-            row["max_rate.min"], row["max_rate.max"] = min(lows), max(lows)
+            row["max_rate.min"], row["max_rate.max"] = min(lows, default=None), max(lows, default=None)
             below = sum(answer["low"] is None for answer in found)
             above = sum(answer["high"] is None for answer in found)
             notes = [f"{below} seeds below {self.section.start:g}"] * (below > 0)
@@ -108,6 +111,20 @@ class MaxRate(Question):
             row["error"] = next((answer["error"] for answer in found if answer["error"]), None)
             result.append(row)
         return result
+
+    def so_far(self, rows: Sequence[Row]) -> list[Row]:
+        """Of the searches that came to their end; what others found so far would make the mean too low."""
+        answers: list[Row] = []
+        for (cell, seed), tried in by(rows, lambda row: (row["cell"], row.get("seed"))).items():
+            good = [meets(row, self.definition.meets) for row in tried]
+            low = max((row["rate"] for row, met in zip(tried, good, strict=True) if met), default=None)
+            high = min((row["rate"] for row, met in zip(tried, good, strict=True) if not met), default=None)
+            if self._settled(low, high):
+                error = next((str(row["error"]) for row in tried if row["error"]), "")
+                answers.append(
+                    {"cell": cell, "seed": seed, "low": low, "high": high, "points": len(tried), "error": error}
+                )
+        return self.finish(answers, [])
 
 
 def _between(low: float, high: float) -> float:

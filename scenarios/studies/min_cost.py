@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from scenarios.changes import Change
 from scenarios.errors import ScenarioError
 from scenarios.schema_cluster import NodeSection
 from scenarios.studies.axes import Cell
-from scenarios.studies.engine import Row, Search, Steps
+from scenarios.studies.engine import Row, Search, Steps, by
 from scenarios.studies.errors import StudyError
 from scenarios.studies.max_rate import meets
 from scenarios.studies.points import Point
@@ -26,6 +26,8 @@ Counts: TypeAlias = tuple[int, ...]
 """Nodes of each entry of the catalogue, in its order."""
 
 RANDOM_TARGETS = ("crash", "preempt", "straggler")
+UNFINISHED = "not finished"
+"""Status of the answer of a search that was stopped."""
 ENUMERATED = 200_000
 """Most clusters of a catalogue of which it is told whether any cheaper one is left."""
 
@@ -95,10 +97,20 @@ class MinCost(Question):
         return section
 
     @property
-    def table(self) -> PriceTable:
-        """The prices."""
+    def _table(self) -> PriceTable:
         assert self.definition.section.prices is not None, "the schema asks for them"
         return price_table(self.definition.section.prices)
+
+    @property
+    def prices(self) -> PriceTable:
+        """The prices; which nodes are spot is what the catalogue says, not the price table."""
+        spot = [
+            name
+            for nodes in self._groups(tuple(offer.at_most for offer in self.section.catalogue.values()))
+            if self.section.catalogue[str(nodes["name"])].spot
+            for name in NodeSection.model_validate(nodes).names()
+        ]
+        return replace(self._table, spot_nodes=tuple(spot))
 
     def check_first(self) -> None:
         """Every entry of the catalogue has a price.
@@ -111,7 +123,7 @@ class MinCost(Question):
 
     def _price(self, name: str, offer: OfferSection) -> float:
         try:
-            return self.table.node_price(name, offer.machine, spot=offer.spot)
+            return self._table.node_price(name, offer.machine, spot=offer.spot)
         except KeyError:
             kind = "spot price" if offer.spot else "price"
             raise StudyError(f"prices.nodes has no {kind} of {offer.machine}, which the catalogue offers") from None
@@ -122,18 +134,40 @@ class MinCost(Question):
             yield Search(steps=self._steps(cell), expected=self.section.clusters * len(self.seeds))
 
     def _steps(self, cell: Cell) -> Steps:
-        offers = self.section.catalogue
-        known = Knowledge(
-            prices=tuple(self._price(name, offer) for name, offer in offers.items()),
-            monotone=self.section.monotone,
-            unreliable=self._unreliable(cell),
-        )
+        known = self.knowledge(monotone=self.section.monotone, unreliable=self._unreliable(cell))
         error = yield from self._searched(cell, known)
+        return self._answer(cell, known, self._status(known), error)
+
+    def knowledge(self, *, monotone: bool = False, unreliable: tuple[bool, ...] = ()) -> Knowledge:
+        """The catalogue's clusters, nothing known of them yet."""
+        prices = tuple(self._price(name, offer) for name, offer in self.section.catalogue.items())
+        return Knowledge(prices=prices, monotone=monotone, unreliable=unreliable)
+
+    def counts(self, row: Row) -> Counts:
+        """The cluster of a run, or of an answer that has one."""
+        return tuple(row[name] for name in self.section.catalogue)
+
+    def so_far(self, rows: Sequence[Row]) -> list[Row]:
+        """The cheapest cluster that all seeds have met the conditions with; nothing is told of what is left."""
+        answers: list[Row] = []
+        in_cell = by(rows, lambda row: int(row["cell"]))
+        for cell in self.definition.cells:
+            known, error = self.knowledge(), None
+            for counts, tried in by(in_cell.get(cell.number, ()), self.counts).items():
+                good = [meets(row, self.definition.meets) for row in tried]
+                error = next((str(row["error"]) for row in tried if row["error"]), error)
+                # The first seed that fails settles it.
+                if not all(good) or len(good) == len(self.seeds):
+                    known.learn(counts, all(good))
+            answers.append(self._answer(cell, known, UNFINISHED, error))
+        return answers
+
+    def _answer(self, cell: Cell, known: Knowledge, status: str, error: str | None) -> Row:
         row: Row = self.columns(cell)
         row["cost_per_h"] = None if known.best is None else known.cost(known.best)
-        for index, name in enumerate(offers):
+        for index, name in enumerate(self.section.catalogue):
             row[name] = None if known.best is None else known.best[index]
-        row["status"] = self._status(known)
+        row["status"] = status
         row["clusters"] = len(known.tried)
         row["error"] = error if known.best is None else None
         return row
@@ -244,14 +278,17 @@ class MinCost(Question):
 
     def _nodes(self, counts: Counts) -> Change:
         """The cluster's nodes, group by group."""
-        listed: list[Mapping[str, Plain]] = [
+        origin = self.definition.tree.nearest(("question", "catalogue")).origin
+        tree: Tree = from_plain(self._groups(counts), origin)
+        return Change(("cluster", "nodes"), tree)
+
+    def _groups(self, counts: Counts) -> list[dict[str, Plain]]:
+        """The groups of nodes that a cluster has any of, as a scenario has them."""
+        return [
             {"name": name, "machine": offer.machine, "region": offer.region, "count": count}
             for (name, offer), count in zip(self.section.catalogue.items(), counts, strict=True)
             if count
         ]
-        origin = self.definition.tree.nearest(("question", "catalogue")).origin
-        tree: Tree = from_plain([dict(each) for each in listed], origin)
-        return Change(("cluster", "nodes"), tree)
 
 
 def _without_absent(prepared: Prepared) -> Prepared:

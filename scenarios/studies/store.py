@@ -57,10 +57,16 @@ class Store:
             raise _problem(path, "another study is writing here", "wait for it, or name another directory") from None
         except OSError as error:
             raise _problem(path, f"cannot be written: {error.strerror}", "name another directory") from error
-        self._check(manifest, resume)
+        before = self._check(manifest, resume)
+        if before is not None and any(before.get(key) != manifest.get(key) for key in ("study", "scenario")):
+            # They would answer another question than the manifest asks; points of both are kept.
+            for name in (ANSWER, RESULTS):
+                (path / name).unlink(missing_ok=True)
         self._write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
-    def _check(self, manifest: Mapping[str, Any], resume: bool) -> None:
+    def _check(self, manifest: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+        """What the study was before, if there was one."""
+        before: dict[str, Any] | None
         try:
             before = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -74,15 +80,16 @@ class Store:
         if not resume:
             if before is not None or any((self.path / POINTS).iterdir()):
                 raise _problem(self.path, "there are results already", "add --resume to go on, or name another one")
-            return
+            return None
         if before is None:
-            return
+            return None
         if before.get("name") != manifest["name"]:
             rule = f"these are the results of study {before.get('name')}"
             raise _problem(self.path, rule, "name another directory")
         if before.get("code_version") != manifest["code_version"]:
             rule = "its points were made by other code, and would not compare with new ones"
             raise _problem(self.path, rule, "name another directory, or go back to that version")
+        return before
 
     def __enter__(self) -> Self:
         return self
@@ -99,13 +106,9 @@ class Store:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        try:
-            # From memory: a file that is mapped and shrinks kills the process.
-            rows = pl.read_parquet(io.BytesIO(content)).to_dicts()
-            if len(rows) == 1 and rows[0].get("point") == point:
-                return rows[0]
-        except (pl.exceptions.PolarsError, OSError, ValueError):
-            pass
+        row = point_row(content, point)
+        if row is not None:
+            return row
         os.replace(path, path.with_suffix(".damaged"))
         self.damaged.append(path.with_suffix(".damaged"))
         return None
@@ -171,6 +174,16 @@ def frame(rows: Sequence[Mapping[str, Figure]]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
+def point_row(content: bytes, point: str) -> dict[str, Any] | None:
+    """A point's row from its file's content; ``None`` when that is damaged, or another point's."""
+    try:
+        # From memory: a file that is mapped and shrinks kills the process.
+        rows = pl.read_parquet(io.BytesIO(content)).to_dicts()
+    except (pl.exceptions.PolarsError, OSError, ValueError):
+        return None
+    return rows[0] if len(rows) == 1 and rows[0].get("point") == point else None
+
+
 def read_frame(path: Path) -> pl.DataFrame:
     """A table that a study has written.
 
@@ -180,11 +193,13 @@ def read_frame(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(io.BytesIO(path.read_bytes()))
     except OSError as error:
-        raise _problem(
-            path, f"it cannot be read: {error.strerror}", "name a directory that a study has written"
+        rule = f"it cannot be read: {error.strerror}"
+        raise ScenarioError(
+            Problem(str(path), None, "", None, rule, "name a directory that a study has written")
         ) from None
     except pl.exceptions.PolarsError as error:
-        raise _problem(path, f"it is damaged: {error}", "run the study again with --resume") from None
+        rule = f"it is damaged: {error}"
+        raise ScenarioError(Problem(str(path), None, "", None, rule, "run the study again with --resume")) from None
 
 
 def _type(values: Sequence[Figure]) -> pl.DataType:

@@ -15,7 +15,6 @@ from scenarios.studies.engine import Engine, Row, StudyProgress
 from scenarios.studies.executors import Executor, GivenWorkers, Workers, workers_for
 from scenarios.studies.max_rate import MaxRate
 from scenarios.studies.min_cost import MinCost
-from scenarios.studies.prices import price_table
 from scenarios.studies.store import CLOCKED, Store, frame
 from scenarios.studies.sweep import Compare, Question, Sweep
 
@@ -139,7 +138,7 @@ class Study:
                 workers,
                 store,
                 figures=section.figures,
-                prices=None if section.prices is None else price_table(section.prices),
+                prices=question.prices,
                 on_progress=on_progress,
             )
             answers = engine.run(list(question.searches()))

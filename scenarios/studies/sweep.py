@@ -13,9 +13,13 @@ from scenarios.studies.definition import Definition
 from scenarios.studies.engine import Row, Search, Steps, figure
 from scenarios.studies.figures import Figure
 from scenarios.studies.points import Point
+from scenarios.studies.prices import PriceTable, price_table
 from scenarios.studies.schema import CompareSection, ConfidenceSection, SweepSection
 from scenarios.studies.statistics import Interval, interval, paired
 from scenarios.tree import Plain
+
+ABSENT = "absent"
+"""Status of a run that a study which was stopped has not got."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,12 @@ class Question:
     def confidence(self) -> ConfidenceSection:
         """How intervals are made."""
         return self.definition.section.confidence
+
+    @property
+    def prices(self) -> PriceTable | None:
+        """What points cost; ``None`` without prices."""
+        section = self.definition.section.prices
+        return None if section is None else price_table(section)
 
     @property
     def seeds(self) -> Sequence[int | None]:
@@ -125,6 +135,17 @@ class Question:
         """
         return answers
 
+    def so_far(self, rows: Sequence[Row]) -> list[Row]:
+        """The answer's rows as far as these runs tell it, for a study that has not finished.
+
+        Args:
+            rows: Finished runs, in any order.
+
+        Raises:
+            StudyError: They lack a figure that was asked for.
+        """
+        raise NotImplementedError
+
     def check_first(self) -> None:
         """A study whose first and last cell are both wrong is wrong itself.
 
@@ -147,17 +168,33 @@ class Sweep(Question):
             yield Search(steps=self._steps(cell), expected=len(self.seeds))
 
     def _steps(self, cell: Cell) -> Steps:
-        section = self.definition.section.question
-        assert isinstance(section, SweepSection | CompareSection)
         prepared = self.prepare(cell)
         rows = yield [self.point(prepared, seed) for seed in self.seeds]
-        answer: Row = {**self.columns(cell), "seeds": len(rows), "failed": sum(row["status"] != "ok" for row in rows)}
+        return self._answer(cell, rows)
+
+    def _answer(self, cell: Cell, rows: Sequence[Row]) -> Row:
+        section = self.definition.section.question
+        assert isinstance(section, SweepSection | CompareSection)
+        run = [row for row in rows if row["status"] != ABSENT]
+        answer: Row = {**self.columns(cell), "seeds": len(run), "failed": sum(row["status"] != "ok" for row in run)}
         for name in section.figures:
             values = [value for row in rows if (value := figure(row, name)) is not None]
             answer |= self.answer_columns(name, self.interval(values))
         cuts = list(dict.fromkeys(row["min_cut_kinds"] for row in rows if row["status"] == "ok"))
         answer["min_cut_kinds"] = ", ".join(cuts) or None
         return answer
+
+    def so_far(self, rows: Sequence[Row]) -> list[Row]:
+        """Means of the seeds that are there; cells without any have no figures."""
+        found = {(row["cell"], row.get("seed")): row for row in rows}
+        absent: Row = {"status": ABSENT}
+        by_cell = []
+        for cell in self.definition.cells:
+            # Where an axis is the seed, each has a cell of its own.
+            seeds = [cell.labels.get("seed") if seed is None else seed for seed in self.seeds]
+            by_cell.append([found.get((cell.number, seed), absent) for seed in seeds])
+        answers = [self._answer(cell, rows) for cell, rows in zip(self.definition.cells, by_cell, strict=True)]
+        return self.finish(answers, by_cell)
 
 
 class Compare(Sweep):

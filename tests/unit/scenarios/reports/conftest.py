@@ -1,10 +1,13 @@
-"""Runs that the tests of reports share: a quiet one and one with churn, at every level of the event log."""
+"""What the tests of reports share: a quiet run and one with churn, at every level of the event log, and a browser."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from report_browser import started
 
 from scenarios.loader import load_scenario
 from scenarios.runner import run_scenario
@@ -36,3 +39,8 @@ def churn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def requests_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sets = ("output.event_log=requests", "duration=20 s", "warm_up=0 s")
     return run_of(tmp_path_factory.mktemp("runs") / "requests", "quickstart", *sets)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    yield from started(tmp_path_factory.mktemp("chromium"))

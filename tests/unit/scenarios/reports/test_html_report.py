@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_browser import check_page, colours, needs_browser, opened, sorted_column
 
 from scenarios.errors import ScenarioError
 from scenarios.reports.figures import write_figures
@@ -20,15 +18,6 @@ from scenarios.reports.run_files import read_run
 from scenarios.reports.series import bins, cumulative, run_series
 
 pytest.importorskip("plotly", reason="reports need plotly (extra report)")
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-)  # fmt: skip
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs Debian's packages chromium and chromium-driver"
-)
 
 
 @pytest.fixture(scope="module")
@@ -170,104 +159,26 @@ def test_figures_for_papers(suffix: str, churn_run: Path, tmp_path: Path) -> Non
 # -- a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium.webdriver import Chrome
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=Service(str(DRIVER)))
-    driver.get("about:blank")
-    for kind in ("browser", "performance"):
-        driver.get_log(kind)
-    yield driver
-    driver.quit()
-
-
-def opened(browser: Any, page: Path, width: int) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 800}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get("about:blank")
-    browser.get(page.as_uri())
-    # The page's script has run to its end: on a busy machine the driver can come back before that.
-    WebDriverWait(browser, 60).until(
-        lambda driver: driver.execute_script("return document.documentElement.dataset.ready") == "yes"
-    )
-
-
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("name", ["hops", "churn", "requests"])
 def test_in_a_browser(name: str, width: int, browser: Any, reports: Path) -> None:
-    opened(browser, reports / f"{name}.html", width)
-    assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert [url.partition(":")[0] for url in asked if not url.startswith(("data:", "about:"))] == ["file"]
-    # Nothing sticks out at the right; wide tables and the picture scroll inside their frames.
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    plots = browser.execute_script(
-        """return [...document.querySelectorAll("div.plot")].map(place => ({
-             label: place.getAttribute("aria-label"),
-             marks: place.querySelectorAll(".trace path, .points path, .heatmaplayer image, .js-line").length,
-             width: place.querySelector(".main-svg").getBoundingClientRect().width}))"""
-    )
-    assert len(plots) == (9 if name != "requests" else 7)
-    for plot in plots:
-        assert plot["marks"] > 0, plot
-        assert 250 < plot["width"] <= width
-    small = browser.execute_script(
-        """return [...document.querySelectorAll("main p, main td, main dd, .plot text")]
-             .filter(one => one.textContent.trim() && parseFloat(getComputedStyle(one).fontSize) < 10.5).length"""
-    )
-    assert small == 0
+    check_page(browser, reports / f"{name}.html", width, plots=9 if name != "requests" else 7)
 
 
 @needs_browser
 def test_the_picture_on_the_screen_is_not_blank(browser: Any, reports: Path) -> None:
     opened(browser, reports / "churn.html", 1280)
     for element in ("#plot-1", "#plot-6", ".picture"):
-        box = browser.execute_script(
-            "const b = document.querySelector(arguments[0]).getBoundingClientRect();"
-            "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1}",
-            element,
-        )
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": box})
-        assert colours(base64.b64decode(shot["data"])) > 20, element
-
-
-def colours(png: bytes) -> int:
-    """How many different colours a picture has."""
-    import numpy as np
-    from matplotlib.image import imread
-
-    pixels = imread(io.BytesIO(png))
-    return len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0))
+        assert colours(browser, element) > 20, element
 
 
 @needs_browser
 def test_tables_can_be_sorted(browser: Any, reports: Path) -> None:
     opened(browser, reports / "hops.html", 1280)
-    script = """
-      const table = [...document.querySelectorAll("table.sortable")].find(one => one.caption === null &&
-        one.tHead.textContent.startsWith("nodetype"));
-      const column = [...table.tHead.rows[0].cells].findIndex(one => one.textContent === "utilisation");
-      table.tHead.rows[0].cells[column].firstChild.click();
-      if (arguments[0] === 2) table.tHead.rows[0].cells[column].firstChild.click();
-      return [table.tHead.rows[0].cells[column].getAttribute("aria-sort"),
-              [...table.tBodies[0].rows].map(row => Number(row.cells[column].dataset.value))];
-    """
-    order, values = browser.execute_script(script, 1)
-    assert order == "descending"
-    assert values == sorted(values, reverse=True)
-    order, values = browser.execute_script(script, 1)
-    assert order == "ascending"
-    assert values == sorted(values)
-    assert len(values) == 6
+    for order in ("descending", "ascending"):
+        claimed, cells = sorted_column(browser, "nodes", "utilisation")
+        values = [float(cell) for cell in cells]
+        assert claimed == order
+        assert values == sorted(values, reverse=order == "descending")
+        assert len(values) == 6

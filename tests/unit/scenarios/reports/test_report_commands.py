@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from study_runs import HereExecutor, tiny_study
 
 from scenarios.cli import main
+from scenarios.studies.study import Study
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -30,6 +32,34 @@ def helixemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         return int(ended.value.code or 0), said.out, said.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def begun_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was killed before its first point had finished."""
+
+    def killed(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path_factory.mktemp("studies") / "begun"
+    with pytest.raises(KeyboardInterrupt):
+        Study(tiny_study()).run(HereExecutor(), out=folder, on_progress=killed)
+    for path in (folder / "points").iterdir():
+        path.unlink()
+    return folder
+
+
+def test_a_study_becomes_a_page_and_figures(helixemu: Command, tmp_path: Path) -> None:
+    Study(tiny_study(axes={"planner": ["petals", "uniform"]})).run(HereExecutor(), out=tmp_path / "study")
+    code, out, err = helixemu("report", "study", "--figures", "plots", "--figure-format", "png")
+    assert code == 0, err
+    assert out.splitlines()[0] == "wrote study/report.html"
+    assert "wrote plots/ttft_s.p50.png" in out
+    assert (tmp_path / "plots" / "ttft_s.p50.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "study" / "results.parquet").write_bytes(b"PAR1")
+    code, out, err = helixemu("report", "study")
+    assert (code, out) == (2, "")
+    assert "results.parquet: it is damaged" in err
 
 
 def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -> None:
@@ -57,6 +87,8 @@ def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -
         (("export", "{requests}", "--format", "vllm", "--percentiles", "50,101"), "percentiles are 0 to 100"),
         (("export", "{requests}", "--format", "vllm", "--percentiles", "p50"), "no list such as 50,90,99"),
         (("export", "{requests}", "--format", "aiperf", "--percentiles", "50"), "--percentiles"),
+        (("report", "{requests}/.."), "neither the directory of a run nor that of a study"),
+        (("report", "{study}"), "no finished points yet"),
         (("export", "{requests}", "--format", "aiperf", "--detailed"), "--detailed"),
         (("explain", "quickstart", "--price", "A100"), "TYPE=PER_HOUR"),
         (("explain", "quickstart", "--price", "A100=1"), "no price of L4, T4"),
@@ -64,9 +96,9 @@ def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -
     ],
 )
 def test_bad_input_is_refused(
-    helixemu: Command, arguments: tuple[str, ...], rule: str, requests_run: Path, tmp_path: Path
+    helixemu: Command, arguments: tuple[str, ...], rule: str, requests_run: Path, begun_study: Path, tmp_path: Path
 ) -> None:
-    code, out, err = helixemu(*(one.format(requests=requests_run) for one in arguments))
+    code, out, err = helixemu(*(one.format(requests=requests_run, study=begun_study) for one in arguments))
     assert code == 2, err
     assert out == ""
     assert rule in err
