@@ -59,17 +59,10 @@ class DeadlineHeap:
 
     Args:
         loop: The loop whose time counts.
-
-    Attributes:
-        spin_s: Wake this much sooner and watch the clock until the deadline. An idle processor takes 50 us and more to
-            wake up, which this hides, at the price of so much computing per wake, and at most a quarter of the time:
-            where deadlines are dense, the processor is awake anyway. 0, the default, for not at all.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.spin_s = 0.0
-        self._spins_from_s = 0.0
         self._heap: list[tuple[float, int]] = []
         self._standing: dict[int, Deadline] = {}
         self._count = 0
@@ -93,7 +86,7 @@ class DeadlineHeap:
         self._count = deadline.number = self._count + 1
         self._standing[deadline.number] = deadline
         heapq.heappush(self._heap, (when_s, deadline.number))
-        if not self._draining and (self._armed is None or self._wake_s(when_s) < self._armed.when()):
+        if not self._draining and (self._armed is None or when_s < self._armed.when()):
             self._arm()
 
     def withdraw(self, deadline: Deadline) -> None:
@@ -116,19 +109,12 @@ class DeadlineHeap:
             heapq.heappop(heap)
         if self._armed is not None:
             self._armed.cancel()
-        self._armed = self._loop.call_at(self._wake_s(heap[0][0]), self._wake) if heap else None
-
-    def _wake_s(self, when_s: float) -> float:
-        """When to wake for a deadline: sooner, if watching the clock is wanted and its turn."""
-        early_s = when_s - self.spin_s
-        return early_s if early_s >= self._spins_from_s else when_s
+        self._armed = self._loop.call_at(heap[0][0], self._wake) if heap else None
 
     def _wake(self) -> None:
         self._draining = True
         try:
             self._drain(self._loop.time())
-            if self.spin_s:
-                self._spin(self._loop.time)
         finally:
             self._draining = False
             self._armed = None
@@ -147,17 +133,6 @@ class DeadlineHeap:
             except Exception as error:
                 context = {"message": "a deadline's callback failed", "exception": error}
                 self._loop.call_exception_handler(context)
-
-    def _spin(self, clock: Callable[[], float]) -> None:
-        """Watch the clock for a deadline that is very near, if that is its turn."""
-        heap = self._heap
-        begin = now = clock()
-        if begin < self._spins_from_s or not heap or heap[0][0] > begin + self.spin_s:
-            return
-        while now < heap[0][0]:
-            now = clock()
-        self._spins_from_s = now + 3 * (now - begin)
-        self._drain(now)
 
 
 _HEAPS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, DeadlineHeap] = weakref.WeakKeyDictionary()

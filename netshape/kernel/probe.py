@@ -268,7 +268,7 @@ def _congestion_controls() -> Tried:
 
 
 def _real_time() -> Tried:
-    with realtime_scheduling(1) as granted:
+    with realtime_scheduling(1, awake=False) as granted:
         return granted.realtime, granted.reason
 
 

@@ -26,7 +26,11 @@ def test_a_selector_that_is_closed_leaves_no_descriptor() -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_the_selector_reports_sockets_only_and_waits_no_less_than_asked() -> None:
+@pytest.mark.parametrize("watches", [False, True])
+def test_the_selector_reports_sockets_only_and_waits_no_less_than_asked(
+    watches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing._THREAD, "watches", watches)
     selector = TimerfdSelector()
     ours, theirs = socket.socketpair()
     try:
@@ -67,6 +71,46 @@ def test_without_a_timerfd_the_stock_selector_serves(monkeypatch: pytest.MonkeyP
     assert timing.run(main()) == "stock"
 
 
+def test_the_margin_follows_how_late_wakes_are() -> None:
+    selector = TimerfdSelector()
+    try:
+        for _ in range(500):
+            selector._learn(60_000)
+        assert 55_000 < selector.margin_ns < 75_000
+        for _ in range(500):
+            selector._learn(0)
+        assert selector.margin_ns == 10_000
+        for _ in range(500):
+            selector._learn(10_000_000)
+        assert selector.margin_ns == 200_000
+    finally:
+        selector.close()
+
+
+def test_watching_the_clock_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing._THREAD, "watches", True)
+    selector = TimerfdSelector()
+    polls: list[float | None] = []
+    sockets = selector._sockets
+
+    def counting(timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        polls.append(timeout)
+        return sockets(timeout)
+
+    monkeypatch.setattr(selector, "_sockets", counting)
+    try:
+        selector.select(0.00009)  # within the margin: watched to its end
+        assert set(polls) == {0}
+        watched_until = selector._watch_from
+        polls.clear()
+        selector._watch_from += 10**9  # as after a long time of watching
+        selector.select(0.00009)
+        assert polls == [None]
+        assert selector._watch_from == watched_until + 10**9
+    finally:
+        selector.close()
+
+
 def test_real_time_scheduling_is_reported_and_undone() -> None:
     before = os.sched_getscheduler(0)
     with timing.realtime_scheduling(5) as granted:
@@ -74,6 +118,23 @@ def test_real_time_scheduling_is_reported_and_undone() -> None:
         assert granted.realtime == (inside == os.SCHED_FIFO)
         assert granted.realtime != bool(granted.reason)
         assert granted.priority == (5 if granted.realtime else 0)
+        assert granted.awake == keeps_awake()
+        assert timing._THREAD.watches == granted.realtime
+        with timing.realtime_scheduling(6, awake=False) as inner:
+            assert not inner.awake
+            assert not timing._THREAD.watches
+        assert timing._THREAD.watches == granted.realtime
     assert os.sched_getscheduler(0) == before
+    assert not keeps_awake()
+    assert not timing._THREAD.watches
     with pytest.raises(NetworkError, match="priority 0: it must be from 1 to 99"), timing.realtime_scheduling(0):
         pass
+
+
+def keeps_awake() -> bool:
+    """Whether this process holds the kernel's request for processors that do not halt."""
+    return any(os.readlink(f"/proc/self/fd/{fd}") == "/dev/cpu_dma_latency" for fd in open_descriptors())
+
+
+def open_descriptors() -> list[str]:
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
