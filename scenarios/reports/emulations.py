@@ -14,8 +14,8 @@ from placement.cluster import Link, Network
 from scenarios.studies.errors import StudyError
 from scenarios.studies.executors import Executor
 
-MOST_BATCHES = 5_000_000
-"""All emulations together compute about so many batches, a minute or more of one core; they are cut short for it."""
+MOST_BATCHES = 3_500_000
+"""All emulations together compute about so many batches, a minute or so of one core; they are cut short for it."""
 LEAST_WINDOW_S = 60.0
 """No window is cut to less than this, in emulated seconds."""
 NUDGES_S = (1e-6, 2e-6, 3e-6)
