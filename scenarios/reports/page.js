@@ -12,6 +12,10 @@
     if (narrow.matches) {
       drawn.layout.margin = { l: 44, r: 8, t: 40, b: 42 };
       drawn.layout.font.size = 11;
+      for (const trace of drawn.data) {
+        // A field of a map is then narrower than its figure.
+        if (trace.type === "heatmap" && trace.texttemplate && trace.x.length > 4) delete trace.texttemplate;
+      }
     }
     Plotly.newPlot(place, drawn.data, drawn.layout, { ...config, displayModeBar: narrow.matches ? false : "hover" });
   }

@@ -52,6 +52,8 @@ def study_page(study: StudyFiles) -> str:
     page.answer(study_answer(study))
     page.key_figures(_key_figures(study))
     page.heading("Answer")
+    if len(study.answers) > MOST_ROWS:
+        page.text(f"The first {MOST_ROWS:,} of {len(study.answers):,}; the study's directory has all.", "soft")
     page.add(answer_table(study))
     level = f"{study.definition.section.confidence.level:.0%}"
     page.text(

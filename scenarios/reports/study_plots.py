@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 DASHES = ("solid", "dash", "dot", "dashdot")
+MOST_WRITTEN = 16
+"""Columns of a map whose fields have room for their figures; on narrow screens the page's script allows fewer."""
 WIDE_TEXT = 22
 """Characters of a bar's name on one line."""
 
@@ -188,7 +190,8 @@ def heat_map(grid: Grid) -> Plot:
         figure.add_heatmap(
             x=across, y=up, z=[_numbers(row) for row in rows], zmin=min(values), zmax=max(values),
             text=[["" if value is None else short(value, 3) for value in row] for row in rows],
-            texttemplate="%{text}", colorscale=SEQUENTIAL, hoverongaps=False, xgap=2, ygap=2,
+            texttemplate="%{text}" if len(across) <= MOST_WRITTEN else None, textfont={"size": 11},
+            colorscale=SEQUENTIAL, hoverongaps=False, xgap=2, ygap=2,
             colorbar={"thickness": 10},
             hovertemplate="%{x}, %{y}: %{text}<extra></extra>",
         )  # fmt: skip

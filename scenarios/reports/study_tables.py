@@ -25,7 +25,7 @@ from scenarios.studies.min_cost import MinCost
 from scenarios.studies.schema import CompareSection, SweepSection
 
 MOST_ROWS = 2_000
-"""Points in the table; more would make browsers slow."""
+"""Rows of the tables of points and of the answer; more would make browsers slow."""
 ERROR_CHARACTERS = 600
 USUAL = (
     *GOODPUT, "total_throughput_tokens_per_s", "slo_attainment", "ttft_s.p50", "ttft_s.p95", "tpot_s.p50",
@@ -44,7 +44,7 @@ def answer_table(study: StudyFiles) -> str:
     if any(row.get("error") for row, _ in lines):
         heads.append("error")
         lines = [(row, [*line, Long(_short(row["error"]))]) for row, line in lines]
-    return table(heads, ([*_coordinates(study, row), *line] for row, line in lines), "the answer")
+    return table(heads, ([*_coordinates(study, row), *line] for row, line in lines[:MOST_ROWS]), "the answer")
 
 
 def _answer(study: StudyFiles) -> tuple[list[str], list[tuple[Row, list[Cell]]]]:

@@ -16,11 +16,13 @@ from study_runs import PRICES, TINY, HereExecutor, tiny_study
 from scenarios.errors import ScenarioError
 from scenarios.library import find_in_library
 from scenarios.reports.definitions import better, figure_of
+from scenarios.reports.frame import Page, document, write_page
 from scenarios.reports.study_clouds import Dot, bisections, cluster_costs, on_front, pareto
-from scenarios.reports.study_data import answered, axes_of, curves, differences, grid, measured
+from scenarios.reports.study_data import Axis, Grid, answered, axes_of, curves, differences, grid, measured
 from scenarios.reports.study_figures import write_study_figures
 from scenarios.reports.study_files import read_study_files, study_file
 from scenarios.reports.study_page import study_page, write_study_report
+from scenarios.reports.study_plots import heat_map
 from scenarios.studies.store import ANSWER, MANIFEST, POINTS, RESULTS, read_frame
 from scenarios.studies.study import Study
 
@@ -479,3 +481,18 @@ def test_quantities_are_sorted_by_what_they_come_to(browser: Any, pages: Path) -
             claimed, cells = sorted_column(browser, table, "bandwidth")
             assert claimed == order
             assert list(dict.fromkeys(map(float, cells))) == wanted
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "written"), [(1280, 24), (400, 0)])
+def test_a_wide_map_has_figures_where_they_can_be_read(width: int, written: int, browser: Any, tmp_path: Path) -> None:
+    across = tuple(10.0**step for step in range(12))
+    x = Axis(name="rate", title="rate", labels=across, values=across)
+    y = Axis(name="load", title="load", labels=(1, 2), values=(1.0, 2.0))
+    rows = tuple(tuple(load * value for value in across) for load in (0.001, 0.002))
+    page = Page()
+    page.plot(heat_map(Grid(figure=figure_of("ttft_s.p50"), x=x, y=y, panels={"": rows})).figure, "map")
+    write_page(document("map", page), tmp_path / "map.html")
+    check_page(browser, tmp_path / "map.html", width, plots=1)
+    count = "return document.querySelectorAll('.heatmap-label text').length"
+    assert browser.execute_script(count) == written
