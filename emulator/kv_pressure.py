@@ -107,7 +107,8 @@ class KvPressure:
 
     @staticmethod
     def _enters(node: GpuNode, segment: Segment, item: Attempt) -> bool:
-        return item.prefill and node.entry_of(item) == segment.held.start
+        # One that resumes from a copy has its entries here already, and somebody may wait for it to end.
+        return item.prefill and not item.context and node.entry_of(item) == segment.held.start
 
     def _youngest(self, node: GpuNode, items: list[Attempt]) -> Attempt:
         holders = [attempt for attempt in self._state.coordinator.in_flight() if node.holds_kv_of(attempt)]

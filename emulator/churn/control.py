@@ -200,7 +200,9 @@ class ChurnControl:
         if self.coordinator_down:
             self.later(self.spec.detection.interval_s, lambda: self.links_lost(pairs, incident))
             return
-        pairs = [pair for pair in pairs if self.network.is_down(pair) and pair not in self.blocked]
+        # One that has carried in between is not lost, though it may be down again.
+        least_s = self.spec.detection.timeout_s * (1 - 1e-9)
+        pairs = [pair for pair in pairs if self.network.down_for_s(pair) >= least_s and pair not in self.blocked]
         if not pairs:
             return
         self.blocked.update(dict.fromkeys(pairs))

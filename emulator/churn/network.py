@@ -98,6 +98,7 @@ class ChurningNetwork(VirtualNetwork):
         self._effects: dict[Pair, dict[int, Effect]] = {}
         self._scheduled: dict[Pair, LinkConditions] = {}
         self._goes_on: dict[Pair, None] = {}
+        self._down_since_s: dict[Pair, float] = {}
         self.observer: Observer | None = None
         self.on_scheduled: Callable[[Pair, bool], None] | None = None
         self.wire_watch: WireWatch | None = None
@@ -152,10 +153,19 @@ class ChurningNetwork(VirtualNetwork):
 
     def is_down(self, pair: Pair) -> bool:
         """Whether nothing passes from one to the other now."""
+        return pair in self._down_since_s
+
+    def down_for_s(self, pair: Pair) -> float:
+        """How long nothing has passed from one to the other; 0 when something does."""
+        return self._env.now - self._down_since_s.get(pair, self._env.now)
+
+    def _note_whether_down(self, pair: Pair) -> None:
         scheduled = self._scheduled.get(pair)
-        if scheduled is not None and not scheduled.up:
-            return True
-        return any(effect.down for effect in self._effects.get(pair, {}).values())
+        down = scheduled is not None and not scheduled.up
+        if down or any(effect.down for effect in self._effects.get(pair, {}).values()):
+            self._down_since_s.setdefault(pair, self._env.now)
+        else:
+            self._down_since_s.pop(pair, None)
 
     def scheduled_down(self) -> list[Pair]:
         """Pairs between which nothing passes now because a schedule says so."""
@@ -177,6 +187,7 @@ class ChurningNetwork(VirtualNetwork):
             effects.pop(key, None)
         else:
             effects[key] = effect
+        self._note_whether_down(pair)
         wire = self._state.wire(*pair)
         if wire is not None:
             self.refresh(wire)
@@ -238,6 +249,7 @@ class ChurningNetwork(VirtualNetwork):
         pair = wire.source, wire.target
         before = self._scheduled.get(pair)
         self._scheduled[pair] = conditions
+        self._note_whether_down(pair)
         if self.on_scheduled is not None and conditions.up != (before is None or before.up):
             self.on_scheduled(pair, conditions.up)
 

@@ -110,6 +110,14 @@ def test_a_link_that_a_schedule_takes_down_is_noticed_like_any_other() -> None:
         assert run.summary["requests"]["finished"] > 0.5 * event.summary["requests"]["finished"]
 
 
+def test_a_link_that_is_down_again_when_it_would_be_missed_is_not_lost() -> None:
+    ups = [(10.0 + 1.5 * number + offset, up) for number in range(8) for offset, up in ((0.0, False), (0.75, True))]
+    run = by_schedule(*ups)
+    assert len(run.lines("link_down")) == 8
+    assert run.lines("links_lost") == run.lines("links_back") == []
+    assert run.churn["requests_retried"] == 0
+
+
 def test_a_short_interruption_of_a_link_costs_nobody_its_pipeline() -> None:
     event = dataclasses.replace(EVENTS["link down"][0], duration_s=TIMEOUT_S / 2)
     run = Watched(churn_spec([event]))
