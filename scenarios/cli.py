@@ -31,7 +31,7 @@ from scenarios.drawing import draw_placement, require_drawable
 from scenarios.drawing_traces import draw_traces
 from scenarios.errors import Problem, ScenarioError
 from scenarios.helix_import import SCHEDULERS, import_helix_artifact
-from scenarios.json_schema import json_schema
+from scenarios.json_schema import FileKind, json_schema
 from scenarios.library import FOLDERS, list_library
 from scenarios.loader import LoadedScenario, load_scenario
 from scenarios.objectives import Objective
@@ -288,9 +288,13 @@ def _print_notes(loaded: LoadedScenario) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a scenario file, so that an editor can complete it."""
-    print(json.dumps(json_schema(), indent=2))
+def schema(
+    kind: Annotated[FileKind, typer.Argument(help="Which file: a scenario, study, proxy or net file.")] = (
+        FileKind.SCENARIO
+    ),
+) -> None:
+    """Print the JSON Schema of a file, so that an editor can complete it."""
+    print(json.dumps(json_schema(kind), indent=2))
 
 
 @app.command()

@@ -19,7 +19,6 @@ from scenarios.library import list_library
 from scenarios.results import next_run_directory
 from scenarios.studies.engine import StudyProgress
 from scenarios.studies.errors import StudyError
-from scenarios.studies.schema import StudySection
 from scenarios.studies.study import Study, StudyResult
 
 FAILED, INTERRUPTED = 1, 130
@@ -47,15 +46,11 @@ def study(
         str | None, typer.Option("--json", metavar="FILE", help="Write the answer as JSON; - is the terminal.")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the studies that ship with the package.")] = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a study file.")] = False,
 ) -> None:
     """Run a study: sweep, compare, max_rate or min_cost.
 
     Results land point by point in Parquet under --out; a study that was killed goes on with --resume.
     """
-    if schema:
-        print(json.dumps(study_schema(), indent=2))
-        return
     if listed:
         _print_list()
         return
@@ -80,16 +75,6 @@ def study(
         print(f"interrupted; finished points are kept: go on with --out {target} --resume", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _report(result, target, json_to)
-
-
-def study_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a study file, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:helix-emulator:study:1",
-        **StudySection.model_json_schema(by_alias=True, mode="validation"),
-        "title": "helix-emulator study",
-    }
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def _schema_problems(tree: Tree, error: ValidationError) -> Iterator[Problem]:
         if each["type"] == "extra_forbidden":
             rule = "there is no such key"
         location = tuple(_parts(tree, each["loc"]))
-        yield problem_at(tree, location, rule, str(context.get("remedy", "see `helixemu study --schema`")))
+        yield problem_at(tree, location, rule, str(context.get("remedy", "see `helixemu schema study`")))
 
 
 def _parts(tree: Tree, location: tuple[int | str, ...]) -> Iterator[int | str]:

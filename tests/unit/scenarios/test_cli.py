@@ -65,9 +65,16 @@ def test_scenarios_lists_the_library_name_first(tmp_path: Path) -> None:
     assert names == [entry.name for entry in list_library("scenario")]
 
 
-def test_schema_is_json_alone(tmp_path: Path) -> None:
-    done = helixemu("schema", cwd=tmp_path)
-    assert json.loads(done.stdout)["type"] == "object"
+@pytest.mark.parametrize("kind", [(), ("net",)])
+def test_schema_is_json_alone(kind: tuple[str, ...], tmp_path: Path) -> None:
+    done = helixemu("schema", *kind, cwd=tmp_path)
+    assert json.loads(done.stdout)["title"] == f"helix-emulator {(*kind, 'scenario')[0]}"
+
+
+def test_an_unknown_schema_is_told_with_those_there_are(tmp_path: Path) -> None:
+    done = helixemu("schema", "cluster", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'scenario', 'study', 'proxy', 'net'" in " ".join(done.stderr.split())
 
 
 def test_validate_says_what_it_found(tmp_path: Path) -> None:
