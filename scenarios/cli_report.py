@@ -13,6 +13,7 @@ from scenarios.errors import Problem, ScenarioError
 from scenarios.reports.exports import DEFAULT_NAMES, PERCENTILES, Format, export_run
 from scenarios.reports.figures import write_figures
 from scenarios.reports.page import write_report
+from scenarios.reports.repeating import repeats, with_token_times
 from scenarios.reports.run_files import is_run, read_run
 from scenarios.reports.study_figures import write_study_figures
 from scenarios.reports.study_files import is_study, read_study_files
@@ -67,13 +68,20 @@ def export(
 ) -> None:
     """Write a run's results in another tool's format, so that its plots and comparisons take them.
 
-    vllm needs the times of tokens: a run with `output.token_times: true`.
+    vllm needs the times of tokens. A run that did not keep them (`output.token_times: true`) is emulated again.
     """
     for given, option in ((detailed, "--detailed"), (percentiles, "--percentiles")):
         if given and kind is not Format.VLLM:
             raise typer.BadParameter("aiperf has a record a request anyway; leave it out", param_hint=option)
     target = out or run_dir / DEFAULT_NAMES[kind]
-    count = export_run(read_run(run_dir), kind, target, detailed=detailed, percentiles=_percentiles(percentiles))
+    wanted, found = _percentiles(percentiles), read_run(run_dir)
+    if kind is Format.AIPERF:
+        count = export_run(found, kind, target)
+    else:
+        if not found.has_token_times() and repeats(found):
+            print("note: the run kept no times of tokens; emulating it again", file=sys.stderr)
+        with with_token_times(found) as whole:
+            count = export_run(whole, kind, target, detailed=detailed, percentiles=wanted)
     print(f"wrote {target}: {count} requests")
 
 

@@ -360,14 +360,15 @@ def test_callbacks_with_planned_times_of_ones_own() -> None:
         client.close()
         await recorder.closed.wait()
         assert monotonic() >= planned + 0.01
-        assert recorder.events == [
+        # How many batches they come in is up to the machine; every one ends.
+        assert recorder.events.count("batch end") >= 2
+        assert recorder.events[-3:] == ["batch end", "end", ("closed", None)]
+        assert [event for event in recorder.events if event != "batch end"] == [
             ("open", b"hi"),
             (b"h0", b"payload 0"),
             (b"h1", b"payload 1"),
             (b"h2", b"payload 2"),
-            "batch end",
             (b"", b""),
-            "batch end",
             "end",
             ("closed", None),
         ]

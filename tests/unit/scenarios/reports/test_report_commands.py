@@ -77,13 +77,38 @@ def test_what_a_run_becomes(helixemu: Command, hops_run: Path, tmp_path: Path) -
     assert (tmp_path / "plots" / "throughput.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_run_without_times_of_tokens_is_repeated_for_vllm(
+    helixemu: Command, requests_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(requests_run, tmp_path / "run")
+    code, out, err = helixemu("export", "run", "--format", "vllm", "--percentiles", "50,95")
+    assert (code, out) == (0, "wrote run/vllm-bench.json: 9 requests\n"), err
+    assert "emulating it again" in err
+    result = json.loads((tmp_path / "run" / "vllm-bench.json").read_text())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert result["completed"] == summary["requests"]["finished"]
+    assert result["p95_e2el_ms"] == pytest.approx(1e3 * summary["e2e_s"]["p95"])
+    assert result["std_itl_ms"] > 0
+    assert not (tmp_path / "run" / "tokens.jsonl").exists()
+    # What is not the same run again, or cannot be, is refused.
+    for change, rule in (
+        ({"event_log_sha256": "0" * 64}, "its event log is another"),
+        ({"interrupted": True}, "did not keep"),
+    ):
+        (tmp_path / "run" / "summary.json").write_text(json.dumps(summary | change))
+        code, out, err = helixemu("export", "run", "--format", "vllm", "--out", "other.json")
+        assert (code, out) == (2, "")
+        assert rule in err
+        assert "--set output.token_times=true" in err
+        assert not (tmp_path / "other.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
         (("trace", "{requests}", "--out", "t.json"), "--set output.event_log=batches"),
         (("report", "nowhere"), "there is no such directory"),
         (("export", "{requests}", "--format", "aiperf", "--out", "no/such/dir.json"), "cannot be written"),
-        (("export", "{requests}", "--format", "vllm"), "--set output.token_times=true"),
         (("export", "{requests}", "--format", "vllm", "--percentiles", "50,101"), "percentiles are 0 to 100"),
         (("export", "{requests}", "--format", "vllm", "--percentiles", "p50"), "no list such as 50,90,99"),
         (("export", "{requests}", "--format", "aiperf", "--percentiles", "50"), "--percentiles"),
