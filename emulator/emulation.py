@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +11,7 @@ from emulator.cluster import ClusterState
 from emulator.environment import VirtualEnvironment
 from emulator.eventlog import EventLog
 from emulator.feeders import feed
+from emulator.interruption import interrupted_between_events
 from emulator.requests import Request
 from emulator.spec import EmulationSpec
 from emulator.summary import summarise
@@ -80,7 +78,7 @@ class Emulation:
         wall, cpu = time.perf_counter(), time.process_time()
         interrupted = False
         try:
-            with _interrupted_between_events(self.env):
+            with interrupted_between_events(self.env):
                 self._advance()
         except KeyboardInterrupt:
             interrupted = True
@@ -124,22 +122,3 @@ class Emulation:
                     in_flight=self.state.coordinator.in_flight_count,
                 )
             )
-
-
-@contextmanager
-def _interrupted_between_events(env: VirtualEnvironment) -> Iterator[None]:
-    """Let Ctrl-C wait for the event under way, so that the books balance; a second one does not wait."""
-    default = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:
-        yield
-        return
-
-    def on_signal(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, default)
-        env.interrupt()
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, default)

@@ -7,8 +7,6 @@ import contextlib
 import gc
 import math
 import secrets
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any
 
 from emulator.emulation import DRAIN_LIMIT_FACTOR, PROGRESS_SLICES, Emulation
 from emulator.errors import SimulationError
+from emulator.interruption import interrupted_between_events
 from emulator.realtime.aio_environment import AioEnvironment
 from emulator.realtime.connections import Pair
 from emulator.realtime.exchange import Exchange, need_files
@@ -175,7 +174,11 @@ class RealTimeEmulation(AioEmulation):
         try:
             await self._open()
             try:
-                with _interrupted_by_ctrl_c(self.env), _no_collections(), prioritised(self.real_time.priority) as told:
+                with (
+                    interrupted_between_events(self.env),
+                    _no_collections(),
+                    prioritised(self.real_time.priority) as told,
+                ):
                     self.scheduling = told
                     reached = await self._keep_time()
             except PeerLostError as error:
@@ -342,26 +345,3 @@ def _no_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-@contextlib.contextmanager
-def _interrupted_by_ctrl_c(env: AioEnvironment) -> Iterator[None]:
-    """Let Ctrl-C end the run after the event under way; a second one does not wait."""
-    default = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before in (None, signal.SIG_IGN):
-        yield
-        return
-
-    def on_signal(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, default)
-        env.interrupt()
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
