@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emulator.predicting import predict_run
 from placement.plan import Plan
 from placement.planners import KNOWN, takes
 from scenarios.errors import ScenarioError
 from scenarios.loader import LoadedScenario, load_scenario
 from scenarios.objectives import Objective
-from scenarios.predicting import predict_run
 from scenarios.ranking import Ranked, warm_run
 
 DEFAULT_PLANNER = "blocks"

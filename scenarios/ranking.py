@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.emulation import Emulation
+from emulator.predicting import predict_run
 from emulator.requests import Outcome, Request
 from emulator.spec import EmulationSpec, Slo
 from emulator.warm_start import WarmStart
@@ -25,7 +26,6 @@ from placement.plan import Plan, problem_for
 from placement.planners import planner, takes
 from placement.serving.model import Effort, Prediction
 from scenarios.objectives import Objective
-from scenarios.predicting import predict_run
 
 RANKING_LIMIT_S = 30.0
 SEARCH_SHARE = 0.4

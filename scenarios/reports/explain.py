@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from emulator.emulation import Emulation
+from emulator.predicting import arrival_rate
 from emulator.spec import EmulationSpec, LogLevel
 from emulator.workload import OpenLoop
 from placement.flow import MaxFlow
 from placement.throughput import ThroughputModel
 from scenarios.errors import Problem, ScenarioError
 from scenarios.loader import LoadedScenario
-from scenarios.predicting import arrival_rate
 from scenarios.reports.churn_cost import ChurnCost, churn_cost
 from scenarios.reports.emulations import Length, emulated, for_each, granularity, length_for, nudged
 from scenarios.reports.marginal import LINKS, Change, bound_of, flow_of, full_parts, network_changes, throughput_of

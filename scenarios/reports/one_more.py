@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from emulator.predicting import predict_run
 from emulator.spec import EmulationSpec
 from placement.cluster import COORDINATOR, Cluster, Link, Network, Node
 from placement.effort import counted
@@ -19,7 +20,6 @@ from placement.layers import LayerRange, Placement
 from placement.plan import Problem
 from placement.replanning import layers_to_load, replan
 from placement.throughput import ThroughputModel
-from scenarios.predicting import predict_run
 from scenarios.ranking import PRUNING
 from scenarios.reports.marginal import Change, bound_of, flow_of, throughput_of, used_up
 

@@ -12,6 +12,7 @@ import pytest
 from published import needs_artifact, published_placement
 
 from emulator.emulation import Emulation
+from emulator.predicting import predict_run
 from emulator.spec import EmulationSpec
 from placement.errors import PlanError
 from placement.plan import Plan, problem_for
@@ -19,7 +20,6 @@ from placement.planners import KNOWN, planner, takes
 from scenarios.loader import load_scenario
 from scenarios.objectives import Objective
 from scenarios.planning import best_plan
-from scenarios.predicting import predict_run
 from scenarios.ranking import warm_run, with_plan
 
 pytestmark = pytest.mark.benchmark

@@ -13,8 +13,8 @@ import pytest
 from serving_pairs import random_pair, rank_correlation
 
 from emulator.emulation import Emulation
+from emulator.predicting import predict_run
 from emulator.warm_start import WarmStart
-from scenarios.predicting import predict_run
 
 pytestmark = pytest.mark.benchmark
 

@@ -10,12 +10,12 @@ from published import needs_artifact, published_placement
 from serving_pairs import BY_RULE, random_pair, rank_correlation
 
 from emulator.emulation import Emulation
+from emulator.predicting import predict_run
 from emulator.spec import EmulationSpec
 from emulator.warm_start import WarmStart
 from placement.plan import problem_for
 from placement.planners import planner
 from scenarios.loader import load_scenario
-from scenarios.predicting import predict_run
 from scenarios.ranking import with_plan
 
 PAIRS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from emulator.churn.machines import Machine, Role
@@ -70,3 +70,15 @@ class RecoveryPolicy:
                 f"recovery policy {self.name}: option {key} is {value!r}; it must be a number above 0"
             )
         return float(value)
+
+    def one_of(self, key: str, choices: Sequence[str]) -> str:
+        """The value of an option that names one of several.
+
+        Raises:
+            SimulationError: It is none of them.
+        """
+        value = self.options[key]
+        if value not in choices:
+            known = ", ".join(choices)
+            raise SimulationError(f"recovery policy {self.name}: option {key} is {value!r}; it must be one of {known}")
+        return str(value)

@@ -8,7 +8,7 @@ from emulator.churn.recovery import RECOVERY_NAMES, RecoveryPolicy, recovery_cla
 from emulator.churn.spec import NodeEventKind, RecoverySpec, WeightSource
 from emulator.errors import SimulationError
 from tests.churn_runs import EVENTS, Watched, churn_spec, node_event
-from tests.small_runs import placed
+from tests.small_runs import constant, placed
 
 LOST = [node_event(10, NodeEventKind.CRASH, "d")]
 
@@ -68,6 +68,22 @@ def test_replan_uses_whoever_is_there() -> None:
     assert run.churn["timeline"][-1]["nodes_serving"] == 5
     last_flow = run.lines("max_flow")[-1]["tokens_per_s"]
     assert last_flow == pytest.approx(planned["flow_tokens_per_s"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "objective", "moves"), [(1, "flow", True), (1, "throughput", False), (8, "throughput", True)]
+)
+def test_replan_by_throughput_moves_layers_only_where_more_is_served(
+    in_flight: int, objective: str, moves: bool
+) -> None:
+    """More flow is nothing to a single request; eight are served faster by five nodes than by three."""
+    options = {"budget_s": 1.0, "objective": objective}
+    run = Watched(churn_spec(LOST, recovery="replan", options=options, workload=constant(in_flight, 100, 40)))
+    assert (run.churn["layers_moved"] > 0) is moves
+    assert (len(run.lines("planned")) > 0) is moves
+    kept = run.lines("kept")
+    assert (not moves) is bool(kept)
+    assert all(line["planned_tokens_per_s"] < 1.05 * line["predicted_tokens_per_s"] for line in kept)
 
 
 def test_replan_survives_what_no_rerouting_does() -> None:
@@ -146,6 +162,8 @@ def test_names() -> None:
         Watched(churn_spec(LOST, options={"speed": 1}))
     with pytest.raises(SimulationError, match="budget_s is -1; it must be a number above 0"):
         Watched(churn_spec(LOST, recovery="replan", options={"budget_s": -1}))
+    with pytest.raises(SimulationError, match="objective is 'speed'; it must be one of flow, throughput"):
+        Watched(churn_spec(LOST, recovery="replan", options={"objective": "speed"}))
 
 
 class Mine(RecoveryPolicy):

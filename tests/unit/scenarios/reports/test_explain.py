@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.emulation import Emulation
+from emulator.predicting import predict_run
 from emulator.requests import Request
 from emulator.spec import EmulationSpec, LogLevel
 from placement.cluster import Link, Network
@@ -17,7 +18,6 @@ from placement.flow import build_flow_graph, max_flow
 from placement.layers import LayerRange
 from scenarios.errors import ScenarioError
 from scenarios.loader import LoadedScenario, load_scenario
-from scenarios.predicting import predict_run
 from scenarios.ranking import PRUNING
 from scenarios.reports.emulations import LEAST_WINDOW_S, MOST_BATCHES, emulated, for_each, length_for
 from scenarios.reports.explain import Explanation, emulated_with_parts, explain
