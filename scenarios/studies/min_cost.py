@@ -202,8 +202,12 @@ class MinCost(Question):
         return error
 
     def _whole(self, known: Knowledge) -> Generator[Counts, None, None]:
-        """The whole catalogue."""
-        yield tuple(offer.at_most for offer in self.section.catalogue.values())
+        """The whole catalogue, and all of it that does not fail at random, which may carry what the whole does not."""
+        offers = list(self.section.catalogue.values())
+        yield tuple(offer.at_most for offer in offers)
+        if any(known.unreliable):
+            pairs = zip(offers, known.unreliable, strict=True)
+            yield tuple(offer.at_least if unreliable else offer.at_most for offer, unreliable in pairs)
 
     def _sampled(self, known: Knowledge) -> Generator[Counts, None, None]:
         """What Optuna's sampler proposes, knowing costs and failures so far; half of the clusters at most."""

@@ -291,6 +291,11 @@ def test_churn_of_offers_that_are_not_bought_does_not_happen() -> None:
     assert (calm["own"], calm["cheap"], calm["status"]) == (0, 4, "cheapest")
     assert (stormy["own"], stormy["cheap"], stormy["status"]) == (4, 0, "cheapest")
     assert stormy["cost_per_h"] == 3 * calm["cost_per_h"] == 12
+    # What never fails is tried second, however few clusters there may be.
+    question = {"kind": "min_cost", "catalogue": catalogue, "clusters": 2}
+    prices = {"nodes": {"A100": {"on_demand": 3, "spot": 1}}}
+    [hurried] = answered(set={"duration": "60 s", "churn": churn}, prices=prices, question=question).answers
+    assert (hurried["own"], hurried["cheap"], hurried["clusters"]) == (4, 0, 2)
     # With both kinds, the churn of those that are there does happen.
     mixed = [row for row in result.rows if row["market"] == "churn" and row["cheap"]]
     assert any(row.get("churn.incidents") for row in mixed)
