@@ -147,13 +147,14 @@ class ChurnControl:
 
     def missed(self, machine: Machine) -> None:
         """``machine`` has not been heard for too long."""
-        incident = machine.incident
         if machine.up:
             machine.suspected = True
-            self.log("suspected", node=machine.name)
+            wire = (machine.name, COORDINATOR)
+            machine.blamed = self.happenings.disturbances.cause(wire, self.detector.heard_s(machine))
+            self.log("suspected", machine.blamed, node=machine.name)
             self.report.false_suspicions += 1
         else:
-            self.log("detected", incident, node=machine.name)
+            self.log("detected", machine.incident, node=machine.name)
         self.lost(machine, "has not been heard of")
 
     def lost(self, machine: Machine, reason: str) -> None:
@@ -168,7 +169,7 @@ class ChurnControl:
         if served:
             self.reroute()
         if node is not None:
-            self.losses.of_node(node, f"{machine.name} {reason}", machine.incident)
+            self.losses.of_node(node, f"{machine.name} {reason}", machine.cause)
         if not leaving:
             self.recovery.lost(machine)
         self.state.coordinator.admit_waiting()

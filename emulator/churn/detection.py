@@ -47,6 +47,10 @@ class FailureDetector:
         self._env.call_at(now + phase, lambda _event: self._beat(machine, life))
         self._env.call_at(now + self._spec.timeout_s, lambda _event: self._check(machine, life))
 
+    def heard_s(self, machine: Machine) -> float:
+        """When ``machine`` was last heard of, or began to be expected."""
+        return self._heard_s[machine.name]
+
     def forgive(self) -> None:
         """The coordinator was away: count silence from now on only."""
         now = self._env.now

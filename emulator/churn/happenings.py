@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from emulator.churn.disturbances import Disturbances
 from emulator.churn.machines import Machine, Role
 from emulator.churn.network import Effect, Pair
 from emulator.churn.spec import (
@@ -31,8 +32,16 @@ if TYPE_CHECKING:
     from emulator.churn.report import Incident
 
 
+_SCHEDULE = 0
+"""Key of what the scenario's own schedule does to a link; events have keys from 1 on."""
+
+
 class Happenings:
-    """Lets the scenario's events and random failures happen."""
+    """Lets the scenario's events and random failures happen.
+
+    Attributes:
+        disturbances: Which events slow links down or cut them.
+    """
 
     def __init__(self, control: ChurnControl) -> None:
         self._control = control
@@ -42,6 +51,7 @@ class Happenings:
         self._choices = generator(control.state.spec.seed, "churn/choice")
         self._latency_s = control.detector.latency_s
         self._keys = 0
+        self.disturbances = Disturbances()
         self._flipped: dict[Pair, bool] = {}
         self._stops_at: dict[str, int] = {}
         self._processes: list[FailureProcess] = []
@@ -297,6 +307,10 @@ class Happenings:
     def _degrade(self, pairs: list[Pair], key: int, effect: Effect | None, incident: Incident) -> None:
         for pair in pairs:
             self._network.set_effect(pair, key, effect)
+        if effect is None:
+            self.disturbances.end(pairs, key, self._env.now)
+        else:
+            self.disturbances.begin(pairs, key, incident)
 
         def learn() -> None:
             for pair in pairs:
@@ -324,9 +338,11 @@ class Happenings:
         if down:
             incident = control.report.incident("link_down", [], links=len(down), scheduled=True)
             control.log("link_down", incident, links=len(down), scheduled=True)
+            self.disturbances.begin(down, _SCHEDULE, incident)
             env.call_at(env.now + detection.timeout_s, lambda _event: control.links_lost(down, incident))
         if back:
             control.log("links_up", None, links=len(back))
+            self.disturbances.end(back, _SCHEDULE, env.now)
             env.call_at(env.now + detection.interval_s, lambda _event: control.scheduled_back(back))
 
     def _take_down(
@@ -335,6 +351,7 @@ class Happenings:
         """Let nothing pass; what lets everything pass again is returned, and done after ``duration_s``."""
         for pair in pairs:
             self._network.set_effect(pair, key, Effect(down=True))
+        self.disturbances.begin(pairs, key, incident)
         control, detection = self._control, self._control.spec.detection
         control.later(detection.timeout_s, lambda: control.links_lost(pairs, incident))
         undo = partial(self._bring_up, pairs, key, incident)
@@ -345,6 +362,7 @@ class Happenings:
     def _bring_up(self, pairs: list[Pair], key: int, incident: Incident) -> None:
         for pair in pairs:
             self._network.set_effect(pair, key, None)
+        self.disturbances.end(pairs, key, self._env.now)
         control = self._control
         control.log("links_up", incident, links=len(pairs))
         control.later(control.spec.detection.interval_s, lambda: control.links_back(pairs, incident))

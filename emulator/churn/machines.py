@@ -43,6 +43,7 @@ class Machine:
         slowdown: Factor on its compute time.
         memory_share: Share of its KV cache's memory that works.
         incident: What happened to it last.
+        blamed: While it is suspected though it is up: the event of links that is to blame, if any.
     """
 
     def __init__(self, spec: Node, home: LayerRange | None) -> None:
@@ -59,6 +60,12 @@ class Machine:
         self.slowdown = 1.0
         self.memory_share = 1.0
         self.incident: Incident | None = None
+        self.blamed: Incident | None = None
+
+    @property
+    def cause(self) -> Incident | None:
+        """The event for which the coordinator does without it."""
+        return self.blamed if self.up and self.suspected else self.incident
 
     @property
     def routed(self) -> bool:

@@ -104,7 +104,7 @@ class ChurnReport:
 
     Throughput has recovered at the beginning of the first 10 s whose mean is at least 95 % of what the flow allows: of
     the mean of the minute before the event, times the ratio of the max flow of what serves now to that before the
-    event, at most 1.
+    event, at most 1; while nothing can be served nothing has recovered.
 
     Attributes:
         expects_token: Whether :meth:`tokens_came` wants to know of the next tokens.
@@ -119,6 +119,7 @@ class ChurnReport:
         self.expects_token = False
         self.false_suspicions = 0
         self.flow_tokens_per_s = control.state.flow.tokens_per_s
+        self._serves_since_s = 0.0
         self._count = 0
         self._incidents: list[Incident] = []
         self._no_token: list[Incident] = []
@@ -168,10 +169,13 @@ class ChurnReport:
     def flow_changed(self) -> None:
         """Other machines or links serve now."""
         state, control = self._control.state, self._control
+        before = self.flow_tokens_per_s
         if control.recovery.solves or not state.can_serve:
             self.flow_tokens_per_s = state.flow.tokens_per_s if state.can_serve else 0.0
         else:
             self.flow_tokens_per_s = control.flow_of(control.serving_ranges())
+        if before <= 0 < self.flow_tokens_per_s:
+            self._serves_since_s = self._env.now
         control.log("max_flow", tokens_per_s=round(self.flow_tokens_per_s, 6))
 
     def kv_lost(self, incident: Incident, size_bytes: float) -> None:
@@ -259,7 +263,8 @@ class ChurnReport:
             if incident.flow_before_tokens_per_s > 0:
                 allowed = min(1.0, self.flow_tokens_per_s / incident.flow_before_tokens_per_s)
             if self.flow_tokens_per_s > 0 and rate >= RECOVERED_SHARE * allowed * incident.before_tokens_per_s:
-                incident.recovered_s = max(incident.at_s, now - SMOOTHED_SAMPLES * SAMPLE_S)
+                begun_s = now - SMOOTHED_SAMPLES * SAMPLE_S
+                incident.recovered_s = max(incident.at_s, begun_s, self._serves_since_s)
                 self._recovery.add(incident.recovered_s - incident.at_s)
             else:
                 still.append(incident)

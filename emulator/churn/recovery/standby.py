@@ -79,8 +79,8 @@ class Standby(RecoveryPolicy):
             return
         machine.goal = None
         for name in goals:
-            self.control.machines[name].incident = machine.incident
-            self.control.log("takes_over", machine.incident, node=name, of=machine.name)
+            self.control.machines[name].incident = machine.cause
+            self.control.log("takes_over", machine.cause, node=name, of=machine.name)
         self.control.assign(goals)
 
     def joined(self, machine: Machine) -> None:

@@ -6,12 +6,20 @@ import dataclasses
 
 import pytest
 
-from emulator.churn.spec import Detection, InFlight, InFlightPolicy, LinkEvent, LinkEventKind, NodeEventKind
+from emulator.churn.spec import (
+    Detection,
+    InFlight,
+    InFlightPolicy,
+    LinkEvent,
+    LinkEventKind,
+    NodeEventKind,
+    PartitionEvent,
+)
 from emulator.conditions import LinkBehaviour, NetworkConditions
 from netshape.conditions import LinkConditions
 from netshape.schedule import ConditionSchedule, ConditionStep
 from tests.churn_runs import EVENTS, Watched, churn_spec, end, node_event, two_regions
-from tests.small_runs import constant
+from tests.small_runs import arrivals, constant, placed
 
 INTERVAL_S, TIMEOUT_S = 0.5, 2.0
 
@@ -153,3 +161,39 @@ def test_the_coordinator_forgets_what_was_in_flight_unless_it_is_replicated() ->
         idle = [entry for entry in run.churn["timeline"] if 11 < entry["t_s"] < 15]
         assert all(entry["throughput_tokens_per_s"] == 0 for entry in idle)
         assert run.summary["requests"]["failed"] == 0
+
+
+@pytest.mark.parametrize("in_flight", [InFlightPolicy.FAIL, InFlightPolicy.RETRY])
+def test_what_a_partition_costs_is_told_of_the_partition(in_flight: InFlightPolicy) -> None:
+    # The joins came before, and have nothing to do with it.
+    joins = [node_event(2, NodeEventKind.CRASH, name, duration_s=1) for name in ("b", "d")]
+    run = Watched(churn_spec([*joins, *EVENTS["partition"]], recovery="reroute", in_flight=in_flight))
+    partition = next(event for event in run.churn["events"] if event["kind"] == "partition")
+    blamed = [line.get("incident") for line in run.lines("suspected")]
+    assert blamed
+    assert set(blamed) == {partition["incident"]}
+    figure = "requests_failed" if in_flight is InFlightPolicy.FAIL else "requests_retried"
+    assert partition[figure] > 0
+    assert sum(event[figure] for event in run.churn["events"]) == run.churn[figure]
+
+
+def test_a_link_that_was_slow_long_ago_is_not_to_blame() -> None:
+    blip = LinkEvent(at_s=1, kind=LinkEventKind.DOWN, source=end("d"), target=end(coordinator=True), duration_s=0.5)
+    slow, load = two_regions(bandwidth=20.0), constant(60, 10, 40)
+    run = Watched(churn_spec([blip], cluster=slow, workload=load, duration_s=60.0))
+    late = [line for line in run.lines("suspected") if line["t"] > 5]
+    assert late
+    assert all("incident" not in line for line in late)
+
+
+def test_nothing_has_recovered_while_nothing_can_be_served() -> None:
+    groups = (end("a", "c", coordinator=True), end("b", "d"))
+    halves = placed(a=(0, 2), b=(2, 4))
+    cut = PartitionEvent(at_s=20, groups=groups, duration_s=6)
+    # Ten prompts a second; those that come while the cluster is cut wait.
+    load = arrivals(*((0.1 * number, 100, 2) for number in range(400)))
+    run = Watched(churn_spec([cut], placement=halves, recovery="reroute", workload=load))
+    (event,) = run.churn["events"]
+    (back,) = (line["t"] for line in run.lines("max_flow") if line["t"] > 23 and line["tokens_per_s"] > 0)
+    # The backlog makes up for what was not served, but it began to be served only then.
+    assert event["recovery_s"] == pytest.approx(back - 20)
