@@ -26,6 +26,9 @@ _SHOWN_ROWS = 200
 _SHOWN_ERRORS = 3
 _ENDS = (".low", ".high")
 _HIDDEN = ("cell",)
+_COMPARED = (".difference", ".difference_share")
+_HIDDEN_OF_COMPARISONS = ("baseline", "min_cut_kinds")
+"""The baseline is the row without differences."""
 
 
 def study(
@@ -125,6 +128,9 @@ def _report(result: StudyResult, target: Path, json_to: str | None) -> None:
             print(f"note: {printable(error)}", file=sys.stderr)
     kept = f" ({result.kept} kept from before)" if result.kept else ""
     console.print(f"{len(result.rows)} points{kept} in {target}", highlight=False, soft_wrap=True)
+    if result.rows and result.failed == len(result.rows):
+        print("error: no point could run; correct the study", file=sys.stderr)
+        raise typer.Exit(FAILED)
 
 
 def answer_table(result: StudyResult) -> Table:
@@ -138,6 +144,8 @@ def answer_table(result: StudyResult) -> Table:
     axes = [name for name in names if any(other.startswith(f"{name}_") for other in names)]
     names = [name for name in names if not any(name in (f"{axis}_s", f"{axis}_bytes_per_s") for axis in axes)]
     names = [name for name in names if name != "failed" or result.failed]
+    if result.question == "compare":
+        names = [name for name in names if name not in _HIDDEN_OF_COMPARISONS and not name.endswith(_COMPARED)]
     for name in names:
         number = any(isinstance(row.get(name), int | float) for row in rows)
         table.add_column(_heading(printable(name)), justify="right" if number else "left", overflow="fold")
@@ -159,12 +167,23 @@ def _heading(name: str) -> str:
 def _told(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
     text = _number(value)
+    if row.get("baseline") is False and f"{name}.difference" in row:
+        return f"{_told({**row, 'baseline': None}, name)}\n{_difference(row, name)}"
     low, high = row.get(f"{name}.low"), row.get(f"{name}.high")
     if isinstance(value, float) and low is not None and high is not None:
         if abs((high - value) - (value - low)) <= 1e-9 * abs(high - low):
             return f"{text} ±{_number(high - value, digits=2)}"
         text = f"{text} [{_number(low)}, {_number(high)}]"
     return text.replace("[", "\\[")
+
+
+def _difference(row: dict[str, Any], name: str) -> str:
+    """The paired difference of a figure from the baseline: its mean, interval, and share of the baseline's."""
+    if row[f"{name}.difference"] is None:
+        return "difference -"
+    share = row.get(f"{name}.difference_share")
+    text = f"difference {_told(row, f'{name}.difference')}"
+    return text if share is None else f"{text} ({share:+.1%})"
 
 
 def _number(value: object, digits: int = 4) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -93,16 +93,21 @@ def marker_options(item: pytest.Item) -> dict[str, Any]:
         options.update(mark.kwargs)
     for key in options:
         if key not in _OPTIONS:
-            raise pytest.UsageError(f"{item.nodeid}: scenario takes no {key!r}; it takes {', '.join(_OPTIONS)}")
+            _wrong_mark(item, f"scenario takes no {key!r}; it takes {', '.join(_OPTIONS)}")
     if options["clock"] not in ("virtual", "real"):
-        raise pytest.UsageError(f"{item.nodeid}: clock is {options['clock']!r}; it must be 'virtual' or 'real'")
+        _wrong_mark(item, f"clock is {options['clock']!r}; it must be 'virtual' or 'real'")
     return options
+
+
+def _wrong_mark(item: pytest.Item, rule: str) -> NoReturn:
+    """Fail a test as pytest fails wrong marks of its own: in one sentence, without a traceback."""
+    pytest.fail(f"{item.nodeid}: {rule}", pytrace=False)
 
 
 def _scenarios(mark: pytest.Mark, item: pytest.Item) -> list[str]:
     """Names and paths of a mark; patterns and relative paths are looked for beside the test, then at the root."""
     if not mark.args or not all(isinstance(name, (str, Path)) for name in mark.args):
-        raise pytest.UsageError(f"{item.nodeid}: scenario takes names or paths of scenarios, for instance 'quickstart'")
+        _wrong_mark(item, "scenario takes names or paths of scenarios, for instance 'quickstart'")
     found: list[str] = []
     for given in map(str, mark.args):
         if not (given.lower().endswith(SUFFIXES) or "/" in given):
@@ -115,7 +120,7 @@ def _scenarios(mark: pytest.Mark, item: pytest.Item) -> list[str]:
                 break
         else:
             where = f"{item.path.parent} or {item.config.rootpath}"
-            raise pytest.UsageError(f"{item.nodeid}: no file in {where} matches {given!r}; correct the scenario's path")
+            _wrong_mark(item, f"no file in {where} matches {given!r}; correct the scenario's path")
     return found
 
 

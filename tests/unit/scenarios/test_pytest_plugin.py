@@ -167,7 +167,9 @@ def test_wrong_marks_are_told(mark: str, told: str, pytester: pytest.Pytester, r
     """)
     result = run()
     assert result.ret != 0
-    assert told in result.stdout.str() + result.stderr.str()
+    output = result.stdout.str() + result.stderr.str()
+    assert told in output
+    assert "_hookexec" not in output
 
 
 def test_somebody_elses_mark_of_the_same_name_is_left_alone(pytester: pytest.Pytester, run: Run) -> None:

@@ -105,5 +105,32 @@ def test_the_answers_table_shows_intervals_and_leaves_out_what_says_nothing() ->
     assert [next(iter(column.cells)) for column in table.columns] == ["1 GB/s", "2", "2 ±0.5", "2 \\[1.9, 9]"]
 
 
+def test_a_comparison_has_one_column_for_a_figure_and_its_difference() -> None:
+    same = {"rate": 2.0, "rate.low": 1.5, "rate.high": 2.5}
+    differs = {"rate.difference": -0.5, "rate.difference.low": -0.75, "rate.difference.high": -0.25}
+    answers = (
+        {"cell": 0, "planner": "petals", **same, "min_cut_kinds": "compute", "baseline": True}
+        | {"rate.difference": 0.0, "rate.difference_share": 0.0},
+        {"cell": 1, "planner": "swarm", **same, "min_cut_kinds": "compute", "baseline": False}
+        | {**differs, "rate.difference_share": -0.2},
+        {"cell": 2, "planner": "blocks", "rate": None, "min_cut_kinds": None, "baseline": False}
+        | {"rate.difference": None, "rate.difference_share": None},
+    )
+    table = answer_table(StudyResult(name="s", question="compare", rows=(), answers=answers))
+    assert [str(column.header) for column in table.columns] == ["planner", "rate"]
+    assert list(table.columns[1].cells) == ["2 ±0.5", "2 ±0.5\ndifference -0.5 ±0.25 (-20.0%)", "-\ndifference -"]
+
+
+def test_a_study_of_which_no_point_can_run_fails(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    catalogue = {"gpus": {"machine": "A100", "region": "nowhere", "at_most": 1}}
+    question = {"kind": "min_cost", "catalogue": catalogue}
+    study = tiny_study(prices={"nodes": {"A100": 1.0}}, question=question)
+    file.write_text(dump_yaml(study))
+    result = helixemu(str(file), "--out", str(tmp_path / "out"), "--processes", "1")
+    assert result.exit_code == 1, result.output
+    assert "no point could run" in result.output
+
+
 def test_a_study_without_axes_is_one_cell() -> None:
     assert len(Study(tiny_study()).definition.cells) == 1
