@@ -5,8 +5,11 @@ from scenarios.api import Study, run
 result = run("quickstart", sets=["duration=120 s"])
 result["decode_throughput_tokens_per_s"], result["ttft_s.p99"]
 
-study = Study("max-rate-24")
-study.run(processes=2, out="studies/max-rate-24").answer
+if __name__ == "__main__":  # processes start by importing the script
+    study = Study("max-rate-24")
+    study.run(processes=2, out="studies/max-rate-24").answer
+
+Tables are polars frames; with pandas and pyarrow installed, ``.answer.to_pandas()`` makes them pandas frames.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from scenarios.cli_study import study
 from scenarios.cli_test import check_expectations
 from scenarios.drawing import draw_placement, require_drawable
 from scenarios.drawing_traces import draw_traces
-from scenarios.errors import Problem, ScenarioError
+from scenarios.errors import ScenarioError
 from scenarios.helix_import import SCHEDULERS, import_helix_artifact
 from scenarios.json_schema import FileKind, json_schema
 from scenarios.library import FOLDERS, list_library
@@ -46,7 +46,7 @@ from scenarios.planning import (
 )
 from scenarios.quantities import QuantityError, seconds
 from scenarios.ranking import Ranked
-from scenarios.results import next_run_directory
+from scenarios.results import check_writable, next_run_directory
 from scenarios.runner import run_scenario
 from scenarios.terminal import print_comparison, print_plans, print_summary, progress_bar
 from scenarios.yaml_text import dump_yaml
@@ -119,7 +119,7 @@ def run(
     real_time = _real_time(clock, options)
     loaded = load_scenario(scenario, overrides=override or (), sets=sets or ())
     _print_notes(loaded)
-    _check_writable(json_to)
+    check_writable(json_to)
     console = Console(stderr=json_to is not None)
     target = out
     if target is None and json_to is None:
@@ -172,12 +172,12 @@ def plan(
     picks the few that promise most, and short emulations decide between these.
     """
     limit_s = _time_limit(time_limit)
-    _check_writable(json_to)
-    _check_writable(None if out is None else str(out))
+    check_writable(json_to)
+    check_writable(None if out is None else str(out))
     for picture, option in ((draw, "--draw"), (draw_trace, "--draw-trace")):
         if picture is not None:
             require_drawable(picture, option)
-            _check_writable(None if compare and picture is draw else str(picture))
+            check_writable(None if compare and picture is draw else str(picture))
     if compare:
         ranked, failures = compare_planners(scenario, time_limit_s=limit_s, overrides=override or (), sets=sets or ())
         _write_json(json_to, [plan_figures(each, Objective.FLOW) for each in ranked])
@@ -237,18 +237,6 @@ def _real_time(clock: Clock, options: Mapping[str, Any]) -> RealTime | None:
     for key in given:
         raise typer.BadParameter("only a real clock has it; add --clock real", param_hint=f"--{key}")
     return None
-
-
-def _check_writable(path: str | None) -> None:
-    """Refuse an output file that cannot be written before work goes into its content."""
-    if path in (None, "-"):
-        return
-    try:
-        with Path(str(path)).open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        rule = f"the file cannot be written: {error.strerror}"
-        raise ScenarioError(Problem(str(path), None, "", None, rule, "name another file")) from error
 
 
 def _write_json(path: str | None, figures: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from scenarios.errors import printable
 from scenarios.library import list_library
-from scenarios.results import next_run_directory
+from scenarios.results import check_writable, next_run_directory
 from scenarios.studies.engine import StudyProgress
 from scenarios.studies.errors import StudyError
 from scenarios.studies.study import Study, StudyResult
@@ -63,6 +63,7 @@ def study(
         raise typer.BadParameter("say where the results are: --out DIR", param_hint="--resume")
     if processes is not None and scheduler is not None:
         raise typer.BadParameter("--scheduler has workers of its own; leave --processes out", param_hint="--processes")
+    check_writable(json_to)
     planned = Study(study)
     target = out if out is not None else next_run_directory(Path("studies"), planned.name)
     errors = Console(stderr=True)

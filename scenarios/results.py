@@ -185,3 +185,19 @@ def next_run_directory(root: Path, scenario: str) -> Path:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.9f}"
+
+
+def check_writable(path: str | None) -> None:
+    """Refuse an output file that cannot be written before work goes into its content; ``-`` is the terminal.
+
+    Raises:
+        ScenarioError: It cannot.
+    """
+    if path in (None, "-"):
+        return
+    try:
+        with Path(str(path)).open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        rule = f"the file cannot be written: {error.strerror}"
+        raise ScenarioError(Problem(str(path), None, "", None, rule, "name another file")) from error

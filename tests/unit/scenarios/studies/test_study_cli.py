@@ -87,6 +87,14 @@ def test_options_that_do_not_go_together(words: tuple[str, ...], told: str) -> N
     assert told in result.output
 
 
+def test_an_answer_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = helixemu("geo-links", "--out", str(out), "--json", str(tmp_path / "missing" / "answer.json"))
+    assert isinstance(result.exception, ScenarioError)
+    assert "cannot be written" in str(result.exception)
+    assert not out.exists()
+
+
 def test_an_unknown_study_gets_a_suggestion() -> None:
     result = helixemu("geo-link")
     assert isinstance(result.exception, ScenarioError)
