@@ -23,6 +23,8 @@ MIP_S, MIP_SIMPLEX_S, BRANCH_S = 4e-3, 3e-4, 2e-3
 """One programme in whole numbers solved; each of its iterations, cuts and heuristics included; one branch."""
 ELEMENT_S = 5e-9
 """One element of an array through one operation."""
+BLOCK_S = 2e-5
+"""One block laid together from its lanes, or given to a programme as a column."""
 SOLVER_LOOK_S = 0.02
 """A solver in whole numbers asks about so often whether to go on; in the largest programmes less often."""
 MOST_S = 1e6

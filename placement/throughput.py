@@ -86,3 +86,27 @@ class ThroughputModel:
         iterations = 1 / prompts
         spent = layers * (profile.prefill.at(int(prompt_tokens * iterations)) + iterations * profile.decode.at(decodes))
         return iterations * (prompt_tokens + decodes) / spent
+
+
+@dataclass(slots=True)
+class KvLimitedThroughput(ThroughputModel):
+    """T(machine type, held layers), but no more than the requests that a KV cache holds can use.
+
+    A node serves at most the r requests whose tokens its cache holds, prompts and on average half of their output. In
+    a round trip of W seconds each decodes one token, so with prompts of p and outputs of o tokens they are worth
+    ``r (p + o) / (o W)`` tokens/s in the units of T, which counts prompts too. T itself knows no round trip: it lets
+    nodes hold so many layers that their caches keep few requests.
+
+    Attributes:
+        round_trip_s: W, greater than 0.
+    """
+
+    round_trip_s: float = field(kw_only=True)
+
+    def tokens_per_s(self, machine_type: str, layers: int) -> float:
+        """Throughput in tokens/s of a ``machine_type`` that holds ``layers`` layers."""
+        kept = self.profiles[machine_type].kv_capacity_layer_tokens(layers) / layers
+        requests = kept / (self.prompt_tokens + self.output_tokens / 2)
+        served = requests * (self.prompt_tokens + self.output_tokens) / (self.output_tokens * self.round_trip_s)
+        # Not super(): a dataclass with slots is another class than the one that was written.
+        return min(ThroughputModel.tokens_per_s(self, machine_type, layers), served)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,13 @@ from placement.planners.petals import join_in_order
 from placement.planners.polish import polish_coverage, polish_flow, start_by_coverage
 from placement.planners.progress import Progress, require_linked_room, require_positive
 from placement.planners.replicas import deal, plan_replicas
+from placement.throughput import KvLimitedThroughput
 
 BISECTION = 1e-4
 """Relative width at which the search for the greatest target ends."""
+
+MOST_BISECTIONS = 4
+"""Bisections in a row, of which each but the last finds more than the one before."""
 
 SWEEPS_PER_NODE = 7
 """Sweeps of one round of the coverage search; so its time goes with the square of the number of nodes."""
@@ -55,6 +60,9 @@ class BlocksPlanner:
         polish: Whether local search follows; not with ``max_depth``, which it would not keep.
         ceiling_tokens_per_s: A flow that need not be passed, for instance that of a deeper plan; it is no bound.
         precision: Relative width at which the search for the greatest target ends.
+        round_trip_s: Plan for the greatest flow of which the requests in the nodes' KV caches can make use when an
+            iteration takes so many seconds from the coordinator back to it
+            (:class:`placement.throughput.KvLimitedThroughput`); for the greatest max flow when ``None``.
     """
 
     name: ClassVar[str] = "blocks"
@@ -63,12 +71,15 @@ class BlocksPlanner:
     polish: bool = True
     ceiling_tokens_per_s: float = math.inf
     precision: float = BISECTION
+    round_trip_s: float | None = None
 
     def __post_init__(self) -> None:
         require_positive(self.name, "time_limit_s", self.time_limit_s)
         require_positive(self.name, "precision", self.precision, "flows")
         if self.max_depth is not None:
             require_positive(self.name, "max_depth", self.max_depth, "nodes")
+        if self.round_trip_s is not None:
+            require_positive(self.name, "round_trip_s", self.round_trip_s)
 
     def plan(self, problem: Problem) -> Plan:
         """Place the model.
@@ -78,6 +89,18 @@ class BlocksPlanner:
                 ``max_depth`` or the time limit was found.
         """
         started_s = now_s()
+        if self.round_trip_s is None:
+            return self._finish(*self._search(problem, started_s))
+        limited, search = self._search(limited_to(problem, self.round_trip_s), started_s)
+        # Flow, depth and bound are those of the problem's own rates, and so are errors.
+        progress = Progress(problem, self.name, self.time_limit_s, started_s)
+        progress.interrupted = limited.interrupted
+        progress.tighten(clip_bound(problem))
+        if limited.ranges:
+            progress.offer(limited.ranges)
+        return self._finish(progress, search)
+
+    def _search(self, problem: Problem, started_s: float) -> tuple[Progress, BlockSearch]:
         names = require_linked_room(problem, self.name)
         progress = Progress(problem, self.name, self.time_limit_s, started_s)
         progress.tighten(clip_bound(problem))
@@ -100,7 +123,7 @@ class BlocksPlanner:
             progress.attempt(search.run)
         if self.polish and self.max_depth is None:
             progress.attempt(lambda: _polish(progress, names))
-        return self._finish(progress, search)
+        return progress, search
 
     def _in_replicas(self, progress: Progress, names: Sequence[str]) -> bool:
         """Whether to split the cluster: it is large, and chains are to be short or links are slow."""
@@ -148,6 +171,20 @@ class BlocksPlanner:
             f"{self.name}: no placement with at most {self.max_depth} nodes on a path was found; the {nodes} largest "
             f"nodes are the least that hold all {problem.model.layers} layers, so set max_depth to {nodes} or more"
         )
+
+
+def limited_to(problem: Problem, round_trip_s: float) -> Problem:
+    """The problem with nodes no faster than what their KV caches hold can use in such a round trip."""
+    own = problem.throughput
+    limited = KvLimitedThroughput(
+        own.model,
+        own.profiles,
+        own.machine_counts,
+        own.prompt_tokens,
+        own.output_tokens,
+        round_trip_s=round_trip_s,
+    )
+    return dataclasses.replace(problem, throughput=limited)
 
 
 def least_depth(problem: Problem) -> int:
@@ -200,6 +237,7 @@ class BlockSearch:
         problem = progress.problem
         self._precision = precision
         self._ceiling = ceiling
+        self._max_depth = max_depth
         self._progress = progress
         self._layers = problem.model.layers
         self._until_s = progress.deadline_s
@@ -217,11 +255,23 @@ class BlockSearch:
     def run(self, until_s: float = math.inf) -> None:
         """Try the bound itself, then bisect between the best flow and the bound.
 
+        A target that is missed may still be in reach: the programme in whole numbers is ended early, and has the
+        columns of the targets before. So the bisection is begun again until it finds nothing more, except where the
+        depth is capped and the bound is far away.
+
         Args:
             until_s: ``now_s()`` at which to stop, if that is before the end of all planning.
         """
         progress = self._progress
         self._until_s = min(until_s, progress.deadline_s)
+        for _ in range(1 if self._max_depth is not None else MOST_BISECTIONS):
+            before = progress.flow
+            self._bisect()
+            if progress.flow <= before * (1 + self._precision):
+                break
+
+    def _bisect(self) -> None:
+        progress = self._progress
         low, high = progress.flow, min(progress.bound, self._ceiling)
         target = high * (1 - 1e-10)
         while not progress.over and now_s() < self._until_s and high > max(low * (1 + self._precision), 1e-9):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from placement.effort import ELEMENT_S, spend
+from placement.effort import BLOCK_S, ELEMENT_S, spend
 from placement.planners.kinds import Kind
 from placement.planners.linear import Vector
 
@@ -213,6 +213,7 @@ class BlockPricer:
         return costs, choices
 
     def _block(self, choices: list[npt.NDArray[np.int64]], rates: tuple[int, ...], depth: int, length: int) -> Block:
+        spend(BLOCK_S)
         lanes: list[Lane] = []
         for rate in rates:
             lane: list[tuple[int, int]] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from placement.effort import now_s
+from placement.effort import BLOCK_S, now_s, spend
 from placement.planners.blocks_columns import Block, BlockPricer
 from placement.planners.kinds import Kind
 from placement.planners.linear import Maximisation, Vector
@@ -166,6 +166,7 @@ class BlockPool:
         return master
 
     def _add_column(self, master: Maximisation, block: Block, *, integer: bool) -> None:
+        spend(BLOCK_S)
         usage = block.usage(len(self.kinds))
         rows = [kind for kind, used in enumerate(usage) if used]
         values = [float(usage[kind]) for kind in rows]

@@ -12,6 +12,7 @@ from placement.flow import build_flow_graph, max_flow
 from placement.layers import LayerRange, Placement
 from placement.plan import PlanStatus, problem_for
 from placement.planners import planner
+from placement.planners.blocks import limited_to
 from placement.planners.blocks_columns import BlockPricer, lane_rate, make_block, shorten
 from placement.planners.blocks_front import depth_front
 from placement.planners.blocks_layout import lay, links_of, ranges_of, trim
@@ -116,11 +117,36 @@ def test_the_depth_cap_holds():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"time_limit_s": 0}, "time_limit_s is 0"), ({"max_depth": 0}, "max_depth is 0"), ({"max_depth": -2}, "is -2")],
+    [
+        ({"time_limit_s": 0}, "time_limit_s is 0"),
+        ({"max_depth": 0}, "max_depth is 0"),
+        ({"max_depth": -2}, "is -2"),
+        ({"round_trip_s": 0}, "round_trip_s is 0"),
+    ],
 )
 def test_options_that_cannot_be_are_told(options, says):
     with pytest.raises(PlanError, match=says):
         planner("blocks", **options)
+
+
+@needs_artifact
+def test_a_plan_for_a_round_trip_keeps_room_for_requests():
+    problem = regions({"a": {"A100": 2, "V100": 6, "L4": 8, "T4x2": 12}})
+    plain = planner("blocks", max_depth=14).plan(problem)
+    roomy = planner("blocks", max_depth=14, round_trip_s=1.6).plan(problem)
+
+    def with_room(plan):
+        """Max flow of the requests that fit the KV caches."""
+        throughput = limited_to(problem, 1.6).throughput
+        return max_flow(build_flow_graph(problem.cluster, problem.model, plan.placement, throughput)).tokens_per_s
+
+    assert with_room(roomy) > 1.05 * with_room(plain)
+    # What it says of itself is under the problem's own rates.
+    exact = max_flow(build_flow_graph(problem.cluster, problem.model, roomy.placement, problem.throughput))
+    assert with_room(roomy) <= roomy.flow.tokens_per_s == pytest.approx(exact.tokens_per_s)
+    assert roomy.flow.tokens_per_s < plain.flow.tokens_per_s <= roomy.bound_tokens_per_s
+    assert roomy.trace[-1].incumbent_tokens_per_s == pytest.approx(roomy.flow.tokens_per_s)
+    assert max(plain.depth, roomy.depth) <= 14
 
 
 def test_what_is_missing_is_named():

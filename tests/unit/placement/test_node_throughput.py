@@ -2,7 +2,7 @@ import pytest
 from artifact import artifact_model, artifact_profiles, needs_artifact
 from small_clusters import small_model, small_profile
 
-from placement.throughput import ThroughputModel
+from placement.throughput import KvLimitedThroughput, ThroughputModel
 
 
 @needs_artifact
@@ -34,3 +34,16 @@ def test_more_layers_on_a_node_mean_fewer_tokens_per_second():
     rates = [throughput.tokens_per_s("M", layers) for layers in (1, 2, 3, 4)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < rates[0]
+
+
+def test_a_long_round_trip_leaves_a_node_what_its_kv_cache_holds():
+    model, profiles, counts = small_model(8), {"M": small_profile("M", 4)}, {"M": 4}
+    own = ThroughputModel(model, profiles, counts, prompt_tokens=75, output_tokens=50)
+
+    def limited(round_trip_s: float) -> ThroughputModel:
+        return KvLimitedThroughput(model, profiles, counts, 75, 50, round_trip_s=round_trip_s)
+
+    # With 4 layers 5,000 blocks of 16 tokens: 800 requests of 75 + 25 tokens, each worth 125 tokens in 50 round trips.
+    assert limited(1000.0).tokens_per_s("M", 4) == pytest.approx(800 * 125 / (50 * 1000.0), rel=1e-12)
+    assert limited(1000.0).tokens_per_s("M", 1) == pytest.approx(4 * limited(1000.0).tokens_per_s("M", 4), rel=1e-12)
+    assert limited(1e-3).tokens_per_s("M", 4) == own.tokens_per_s("M", 4)
