@@ -9,7 +9,7 @@ if __name__ == "__main__":  # processes start by importing the script
     study = Study("max-rate-24")
     study.run(processes=2, out="studies/max-rate-24").answer
 
-Tables are polars frames; with pandas and pyarrow installed, ``.answer.to_pandas()`` makes them pandas frames.
+Tables are polars frames; with the extra ``[pandas]``, ``.answer.to_pandas()`` makes them pandas frames.
 """
 
 from __future__ import annotations

@@ -41,6 +41,9 @@ def test_a_sweeps_points_are_the_runs_of_its_scenarios() -> None:
         values = table.filter(table["load"] == load)["ttft_s.p50"]
         assert answer["ttft_s.p50"] == pytest.approx(values.mean())
         assert answer["ttft_s.p50.low"] <= answer["ttft_s.p50"] <= answer["ttft_s.p50.high"]
+    frame = table.to_pandas()
+    assert frame.columns.tolist() == table.columns
+    assert frame["ttft_s.p50"].tolist() == table["ttft_s.p50"].to_list()
 
 
 def test_quantities_have_a_column_in_si_units_beside_them() -> None:
