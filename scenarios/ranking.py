@@ -1,14 +1,17 @@
 """Ranks plans by what users feel: the serving model prunes the candidates, short emulations decide.
 
-A plan's max flow is not what it serves: deep chains raise the flow, and the round trip with it. So the candidates are
-plans of ``blocks`` of several depths beside every other planner's plan; the serving model predicts what each of them
-serves, and the best few run the scenario itself from a warm start. Time is measured by work (:mod:`placement.effort`),
-so a scenario gets the same plan on an idle machine and on a busy one.
+A plan's max flow is not what it serves: deep chains raise the flow, and the round trip with it, and nodes full of
+layers have no room for the requests of a long round trip. So the candidates are plans of ``blocks`` of several depths
+and for several round trips beside every other planner's plan; the serving model predicts what each of them serves,
+and the best few run the scenario itself: as it is where that takes little enough time, else a part of it from a warm
+start. Time is measured by work (:mod:`placement.effort`), so a scenario gets the same plan on an idle machine and on a
+busy one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,27 +22,41 @@ from emulator.predicting import predict_run
 from emulator.requests import Outcome, Request
 from emulator.spec import EmulationSpec, Slo
 from emulator.warm_start import WarmStart
-from emulator.workload import OpenLoop
+from emulator.workload import ClosedLoop, OpenLoop
 from placement import effort
 from placement.errors import PlanError
 from placement.plan import Plan, problem_for
 from placement.planners import planner, takes
+from placement.planners.blocks import least_depth
+from placement.planners.blocks_front import PRECISION
 from placement.serving.model import Effort, Prediction
 from scenarios.objectives import Objective
 
 RANKING_LIMIT_S = 30.0
-SEARCH_SHARE = 0.4
+SEARCH_SHARE = 0.3
 """Part of the time limit that goes into finding plans and predicting what they serve; the rest is for emulations."""
-ORDER: tuple[str | float, ...] = (0.5, "swarm", "petals", 0.65, 0.8, 0.4, "uniform", "cover", "separate", 0.3)
-"""What is tried after the deepest plan of ``blocks``: its plans with so large a part of that depth, other planners."""
+RULES, PROGRAMMES = ("swarm", "petals", "uniform"), ("cover", "separate")
+"""Other planners: those that take no time are asked first, the others once the plans of ``blocks`` are searched."""
+FIRST_SHARE, SHARES = 0.5, (0.5, 0.65, 0.4, 0.8)
+"""Depths that are tried first without a round trip in mind and with one, as shares of the deepest plan's."""
+ROUND_TRIPS = (1.1, 1.4, 1.8, 2.3)
+"""Round trips to plan for, in those of the best plan without: KV caches are never full, and waiting is uneven."""
+FIRST_ROUND_TRIP = 2
+"""Place of the one that is tried first, counted from 1."""
+PATIENCE = 12
+"""The search ends when so many plans in a row were no better than the best before them."""
 BLOCKS_LIMIT_S = 2.0
 PRUNING = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=50)
 HEATS, FINALISTS = 5, 2
-HEAT_S, HEAT_WARM_UP_S = 80.0, 20.0
+"""Most plans that are emulated, and those of them that have a final; fewest in the scenario's own run."""
+HEAT_S, HEAT_WARM_UP_S, PACE_S = 80.0, 20.0, 30.0
 FINAL_S, SHORTEST_FINAL_S = 300.0, 120.0
-"""Emulated seconds of a heat and of a final; a final is as long as the time left allows, or is left out."""
+"""Emulated seconds of a heat, of its warm-up, and of a run that shows what emulating costs; of a final, as long as the
+time left allows, or left out."""
 SET_UP_S, BATCH_S, MESSAGE_S = 4e-3, 1e-5, 1.5e-6
 """What an emulation costs where time is measured by work: for each node, batch, and message on a link."""
+PROMPTS = 500
+"""So many stand for all of a workload."""
 LEAST_EMITTED = 20
 """A request that has not ended shows its pace after so many tokens."""
 
@@ -56,23 +73,45 @@ class Ranked:
 Score = tuple[float, float]
 """Greater is better; the second figure decides between equals."""
 
-_PREDICTED: Mapping[Objective, Callable[[Prediction], Score]] = {
-    Objective.THROUGHPUT: lambda seen: (seen.decode_tokens_per_s, 0.0),
-    Objective.LATENCY: lambda seen: (-seen.decode_latency_s_p50, seen.decode_tokens_per_s),
+_NOTHING: Score = (-math.inf, 0.0)
+"""Where there is no plan."""
+
+_PREDICTED: Mapping[Objective, Callable[[Prediction, float], Score]] = {
+    Objective.THROUGHPUT: lambda seen, full: (seen.decode_tokens_per_s * full, 0.0),
+    Objective.LATENCY: lambda seen, full: (-seen.decode_latency_s_p50, seen.decode_tokens_per_s * full),
     # Where no plan meets the objectives, the one that serves most comes closest.
-    Objective.GOODPUT: lambda seen: (seen.good_requests_per_s, seen.decode_tokens_per_s),
+    Objective.GOODPUT: lambda seen, full: (seen.good_requests_per_s * full, seen.decode_tokens_per_s * full),
 }
-_SERVED: Mapping[Objective, Callable[[Mapping[str, Any]], Score]] = {
-    Objective.THROUGHPUT: lambda seen: (float(seen["decode_throughput_tokens_per_s"]), 0.0),
-    Objective.LATENCY: lambda seen: (
+_SERVED: Mapping[Objective, Callable[[Mapping[str, Any], float], Score]] = {
+    Objective.THROUGHPUT: lambda seen, full: (float(seen["decode_throughput_tokens_per_s"]) * full, 0.0),
+    Objective.LATENCY: lambda seen, full: (
         -float(seen["decode_latency_s"]["p50"] or float("inf")),
-        float(seen["decode_throughput_tokens_per_s"]),
+        float(seen["decode_throughput_tokens_per_s"]) * full,
     ),
-    Objective.GOODPUT: lambda seen: (
-        float(seen["goodput_requests_per_s"]),
-        float(seen["decode_throughput_tokens_per_s"]),
+    Objective.GOODPUT: lambda seen, full: (
+        float(seen["goodput_requests_per_s"]) * full,
+        float(seen["decode_throughput_tokens_per_s"]) * full,
     ),
 }
+"""Of what the model predicts and of what a warm run has served, with the share that :func:`filled` makes of it."""
+
+
+def filled(spec: EmulationSpec, ranked: Ranked) -> float:
+    """Share of the steady state that a closed loop reaches on average over its window, as it begins with no request.
+
+    Requests in flight grow as fast as their prompts pass, which is the max flow, up to those of the steady state. Large
+    KV caches serve more in the end, but take longer to fill, and a short run sees more of that.
+    """
+    workload = spec.workload
+    if not isinstance(workload, ClosedLoop):
+        return 1.0
+    prompts = [each.prompt_tokens for each in itertools.islice(workload.lengths.draws(spec.seed), PROMPTS)]
+    mean = sum(prompts) / len(prompts)
+    full_s = _seen(ranked).in_flight * mean / ranked.plan.flow.tokens_per_s
+    since_s = min(spec.warm_up_s, full_s)
+    until_s = min(spec.duration_s, full_s)
+    lacking_s = (until_s - since_s) - (until_s**2 - since_s**2) / (2 * full_s) if full_s > 0 else 0.0
+    return 1.0 - lacking_s / (spec.duration_s - spec.warm_up_s)
 
 
 def rank_plans(spec: EmulationSpec, objective: Objective, *, time_limit_s: float = RANKING_LIMIT_S) -> list[Ranked]:
@@ -96,29 +135,53 @@ def _ranked(spec: EmulationSpec, objective: Objective, time_limit_s: float) -> l
     started_s = effort.now_s()
     deadline_s = started_s + time_limit_s
     predicted = _Search(spec, objective, started_s + time_limit_s * SEARCH_SHARE).run()
-    served_score = _SERVED[objective]
-    heats, longest_s = _heats(spec, predicted[:HEATS], HEAT_S, deadline_s)
-    heats.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
-    rest = predicted[len(heats) :]
+    served = _SERVED[objective]
+
+    def steadily(each: Ranked) -> Score:
+        return served(each.summary or {}, filled(spec, each))
+
+    _, paced_s = _heats(predicted[:1], _Warm(spec, PACE_S), deadline_s)
+    # A run that begins empty serves otherwise than its steady state, so nothing else is emulated where it fits.
+    own_s = paced_s / PACE_S * spec.duration_s * filled(dataclasses.replace(spec, warm_up_s=0.0), predicted[0])
+    fitting = min(HEATS, int((deadline_s - effort.now_s()) / own_s))
+    if fitting >= min(FINALISTS, len(predicted)):
+        order = _with_another(predicted)
+        runs, _ = _heats(order[:fitting], lambda each: own_run(spec, each.plan), deadline_s)
+        runs.sort(key=lambda each: served(each.summary or {}, 1.0), reverse=True)
+        rest = [each for each in predicted if each not in order[: len(runs)]]
+        return [*runs, *rest]
+    heats, longest_s = _heats(predicted[:HEATS], _Warm(spec, HEAT_S), deadline_s)
+    heats.sort(key=steadily, reverse=True)
     # As long as the time left allows for all finals, with a fifth to spare.
     final_s = min(FINAL_S, 0.8 * (deadline_s - effort.now_s()) / FINALISTS * HEAT_S / longest_s)
-    if final_s < SHORTEST_FINAL_S or len(heats) == 1:
-        return [*heats, *rest]
-    finals, _ = _heats(spec, heats[:FINALISTS], final_s, deadline_s)
-    finals.sort(key=lambda each: served_score(each.summary or {}), reverse=True)
-    return [*finals, *heats[len(finals) :], *rest]
+    finalists = heats[:FINALISTS] if final_s >= SHORTEST_FINAL_S else []
+    finals = sorted(_heats(finalists, _Warm(spec, final_s), deadline_s)[0], key=steadily, reverse=True)
+    return [*finals, *heats[len(finals) :], *predicted[len(heats) :]]
+
+
+def _with_another(predicted: Sequence[Ranked]) -> list[Ranked]:
+    """In order, but second the best plan of another planner: none is to be passed over on a prediction alone."""
+    best, *rest = predicted
+    other = next((each for each in rest if each.plan.planner != best.plan.planner), None)
+    return [best, *([other] if other else []), *(each for each in rest if each is not other)]
+
+
+Cell = tuple[int, int]
+"""A depth, and the place of a round trip in :data:`ROUND_TRIPS` counted from 1; 0 is none."""
 
 
 class _Search:
-    """Looks for plans that the model promises much of: other planners' plans, and depths of ``blocks`` ever closer."""
+    """Looks for plans that the model promises much of: other planners' plans, and those of ``blocks`` ever closer."""
 
     def __init__(self, spec: EmulationSpec, objective: Objective, deadline_s: float) -> None:
         self._spec = spec
-        self._score = _PREDICTED[objective]
+        self._objective = objective
         self._deadline_s = deadline_s
         self._problem = problem_for(spec.cluster, spec.model, spec.profiles, spec.seed)
         self._found: dict[tuple[object, ...], Ranked] = {}
-        self._by_depth: dict[int, Score] = {}
+        self._cells: dict[Cell, Score] = {}
+        self._round_trip_s = 0.0
+        self._shallowest = 1
         self._refusal: PlanError | None = None
 
     def run(self) -> list[Ranked]:
@@ -128,42 +191,72 @@ class _Search:
             PlanError: There is none.
         """
         deepest = self._try("blocks", time_limit_s=self._limit_s())
-        depth = 0 if deepest is None else deepest.plan.depth
         if deepest is not None:
-            self._by_depth[depth] = self._score(_seen(deepest))
-        for step in ORDER:
-            if self._found and effort.now_s() > self._deadline_s:
-                break
-            if isinstance(step, str):
-                self._try(step, **({"time_limit_s": self._limit_s()} if takes(step, "time_limit_s") else {}))
-            elif depth:
-                self._try_depth(round(step * depth))
-        while (between := self._next_depth()) and effort.now_s() < self._deadline_s:
-            self._try_depth(between)
+            self._shallowest = least_depth(self._problem)
+            self._cells[deepest.plan.depth, 0] = self._score(deepest)
+            self._try_cell((round(FIRST_SHARE * deepest.plan.depth), 0))
+        self._ask(RULES)
+        if deepest is not None:
+            self._search_depths(deepest.plan.depth)
+        self._ask(PROGRAMMES)
         if not self._found:
             raise self._refusal or PlanError("objective: nothing flows through any plan; allow partial inference")
-        return sorted(self._found.values(), key=lambda each: self._score(_seen(each)), reverse=True)
+        return sorted(self._found.values(), key=self._score, reverse=True)
+
+    def _score(self, ranked: Ranked) -> Score:
+        return _PREDICTED[self._objective](_seen(ranked), filled(self._spec, ranked))
+
+    def _ask(self, names: Sequence[str]) -> None:
+        for name in names:
+            if not self._found or not self._over:
+                self._try(name, **({"time_limit_s": self._limit_s()} if takes(name, "time_limit_s") else {}))
+
+    @property
+    def _over(self) -> bool:
+        return effort.now_s() > self._deadline_s
+
+    def _search_depths(self, deepest: int) -> None:
+        """Try depths for a round trip, then what lies beside the best cell, or, where that is known, the next best."""
+        made = [each for each in self._found.values() if each.plan.planner == "blocks"]
+        self._round_trip_s = _seen(max(made, key=self._score)).decode_latency_s
+        for share in SHARES:
+            if not self._over:
+                self._try_cell((round(share * deepest), FIRST_ROUND_TRIP))
+        idle = 0
+        while idle < PATIENCE and not self._over and (cell := self._next_cell(deepest)) is not None:
+            before = max(self._cells.values())
+            self._try_cell(cell)
+            idle = 0 if self._cells[cell] > before else idle + 1
+
+    def _next_cell(self, deepest: int) -> Cell | None:
+        for depth, place in sorted(self._cells, key=lambda cell: (self._cells[cell], cell), reverse=True):
+            if self._cells[depth, place] == _NOTHING:
+                break
+            known = [each for each, at in self._cells if at == place]
+            below = max((each for each in known if each < depth), default=0)
+            above = min((each for each in known if each > depth), default=deepest + 1)
+            beside = [(depth, place + 1), (depth, place - 1)]
+            half_way = [(depth - (depth - below + 1) // 2, place), (depth + (above - depth + 1) // 2, place)]
+            for cell in [*beside, *half_way]:
+                possible = self._shallowest <= cell[0] <= deepest and 0 <= cell[1] <= len(ROUND_TRIPS)
+                if possible and cell not in self._cells:
+                    return cell
+        return None
 
     def _limit_s(self) -> float:
         return max(0.5, min(BLOCKS_LIMIT_S, self._deadline_s - effort.now_s()))
 
-    def _try_depth(self, depth: int) -> None:
-        if depth < 1 or depth in self._by_depth:
+    def _try_cell(self, cell: Cell) -> None:
+        depth, place = cell
+        if depth < self._shallowest or cell in self._cells:
             return
-        made = self._try("blocks", max_depth=depth, time_limit_s=self._limit_s())
-        self._by_depth[depth] = (-math.inf, 0.0) if made is None else self._score(_seen(made))
-
-    def _next_depth(self) -> int:
-        """A depth half way between the best one and its wider side; 0 when both sides are known."""
-        if not self._by_depth:
-            return 0
-        best = max(self._by_depth, key=lambda depth: self._by_depth[depth])
-        lower = max((depth for depth in self._by_depth if depth < best), default=0)
-        upper = min((depth for depth in self._by_depth if depth > best), default=best)
-        below, above = best - lower, upper - best
-        if max(below, above) < 2:
-            return 0
-        return best - below // 2 if below > above else best + above // 2
+        options: dict[str, float] = {"time_limit_s": self._limit_s(), "precision": PRECISION}
+        if place:
+            options["round_trip_s"] = ROUND_TRIPS[place - 1] * self._round_trip_s
+        made = self._try("blocks", max_depth=depth, **options)
+        if made is None:
+            self._shallowest = max(self._shallowest, depth + 1)
+        self._cells[cell] = _NOTHING if made is None else self._score(made)
 
     def _try(self, name: str, **options: Any) -> Ranked | None:
         """The prediction for a planner's plan; nothing where it finds none, or none that flows."""
@@ -186,8 +279,19 @@ def _seen(ranked: Ranked) -> Prediction:
     return ranked.prediction
 
 
+@dataclass(frozen=True, slots=True)
+class _Warm:
+    """Runs a plan from a warm start."""
+
+    spec: EmulationSpec
+    duration_s: float
+
+    def __call__(self, ranked: Ranked) -> dict[str, Any]:
+        return warm_run(self.spec, ranked.plan, _seen(ranked), self.duration_s)
+
+
 def _heats(
-    spec: EmulationSpec, ranked: Sequence[Ranked], duration_s: float, deadline_s: float
+    ranked: Sequence[Ranked], run: Callable[[Ranked], dict[str, Any]], deadline_s: float
 ) -> tuple[list[Ranked], float]:
     """Emulate plans one after another, and the seconds of the longest emulation.
 
@@ -199,11 +303,16 @@ def _heats(
         started_s = effort.now_s()
         if done and started_s + longest_s > deadline_s:
             break
-        summary = warm_run(spec, each.plan, _seen(each), duration_s)
+        summary = run(each)
         effort.spend(emulation_s(summary))
         longest_s = max(longest_s, effort.now_s() - started_s)
         done.append(dataclasses.replace(each, summary=summary))
     return done, longest_s
+
+
+def own_run(spec: EmulationSpec, plan: Plan) -> dict[str, Any]:
+    """The summary of the scenario's run on a plan, up to the end of its duration."""
+    return Emulation(dataclasses.replace(with_plan(spec, plan), drain=False)).run()
 
 
 def emulation_s(summary: Mapping[str, Any]) -> float:
