@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -250,11 +251,13 @@ def _write_json(path: str | None, figures: Mapping[str, Any] | Sequence[Any]) ->
 
 def _time_limit(text: str) -> float:
     try:
-        limit_s = seconds(text if not text.endswith("s") or " " in text else f"{text[:-1]} s")
-    except QuantityError as error:
+        # Units stand apart in files; on the command line 30s is as good. Zero is zero in any unit.
+        parts = re.fullmatch(r"([-+\d.eE]*\d\.?)([a-z]*)", text.strip())
+        limit_s = seconds(text if parts is None else f"{parts[1]} {parts[2] or ('s' if not float(parts[1]) else '')}")
+    except (QuantityError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--time-limit") from None
     if limit_s <= 0:
-        raise PlanError("--time-limit is 0; planning takes time, give it some, for instance 30s")
+        raise PlanError(f"--time-limit is {text.strip()}; planning takes time, give it some, for instance 30s")
     return limit_s
 
 

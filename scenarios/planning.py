@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from emulator.predicting import predict_run
@@ -39,9 +41,24 @@ def plan_scenario(
     if takes(planner, "time_limit_s"):
         chosen.setdefault("time_limit_s", time_limit_s)
     section = json.dumps({"planner": planner, "options": chosen})
-    loaded = load_scenario(scenario, overrides=overrides, sets=[*sets, f"placement={section}"])
+    with _told_of_the_plan():
+        loaded = load_scenario(scenario, overrides=overrides, sets=[*sets, f"placement={section}"])
     assert loaded.plan is not None
     return loaded
+
+
+@contextmanager
+def _told_of_the_plan() -> Iterator[None]:
+    """Let problems with the placement section that is put in here be those of the plan: nobody wrote that section."""
+    try:
+        yield
+    except ScenarioError as error:
+        raise ScenarioError(
+            dataclasses.replace(problem, file="plan", path="")
+            if (problem.file, problem.path.partition(".")[0]) == ("--set", "placement")
+            else problem
+            for problem in error.problems
+        ) from error
 
 
 def with_placement(
@@ -71,7 +88,8 @@ def best_plan(
         ScenarioError: The scenario is wrong, no planner finds a plan, or goodput is asked for without SLOs.
     """
     section = {"planner": DEFAULT_PLANNER, "objective": objective.value, "options": {"time_limit_s": time_limit_s}}
-    loaded = load_scenario(scenario, overrides=overrides, sets=[*sets, f"placement={json.dumps(section)}"])
+    with _told_of_the_plan():
+        loaded = load_scenario(scenario, overrides=overrides, sets=[*sets, f"placement={json.dumps(section)}"])
     return list(loaded.ranked)
 
 

@@ -213,7 +213,8 @@ def test_the_command_prints_json_alone_and_writes_the_placement(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--time-limit", "0s"), "planning takes time"),
+        (("--time-limit", "0"), "--time-limit is 0; planning takes time"),
+        (("--set", "cluster.nodes=[{name: t4, machine: T4, count: 2}]"), "error: plan: "),
         (("--planner", "block"), "did you mean blocks"),
         (("--time-limit", "soon"), "time-limit"),
         (("--planner", "petals", "--objective", "throughput"), "aims at flow"),
