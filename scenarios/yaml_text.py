@@ -23,6 +23,7 @@ MAX_BYTES = 2_000_000
 MAX_NODES = 300_000
 """Scalars, lists and mappings of one file, with every alias counted as what it stands for."""
 MAX_DEPTH = 40
+TOO_DEEP = f"lists and mappings are nested deeper than {MAX_DEPTH}", "flatten the file"
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
@@ -74,6 +75,9 @@ def parse_yaml(text: str, origin: Origin, *, numbered: bool = True) -> Tree:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
         line = mark.line + 1 if mark is not None and numbered else None
+        if "nesting depth" in what:
+            # A scanner that reads ahead may meet its own limit, which is far beyond ours, first.
+            raise _error(origin, line, *TOO_DEEP) from None
         raise _error(origin, line, f"this is not YAML: {what}", "check indentation, quotes and brackets") from None
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, ScenarioError):
@@ -149,7 +153,7 @@ class _Builder:
     def _node(self, event: Any, source: Iterator[Any], depth: int, key_line: int | None) -> Tree:
         line = _line_of(event)
         if depth > MAX_DEPTH:
-            raise self._error(line, f"lists and mappings are nested deeper than {MAX_DEPTH}", "flatten the file")
+            raise self._error(line, *TOO_DEEP)
         origin = Origin(self.origin.file, (key_line or line) if self.numbered else None, self.origin.folder)
         if isinstance(event, yaml.AliasEvent):
             name = str(event.anchor)
