@@ -33,11 +33,11 @@ from placement.serving.model import Effort, Prediction
 from scenarios.objectives import Objective
 
 RANKING_LIMIT_S = 30.0
-SEARCH_SHARE = 0.3
+SEARCH_SHARE = 0.4
 """Part of the time limit that goes into finding plans and predicting what they serve; the rest is for emulations."""
 RULES, PROGRAMMES = ("swarm", "petals", "uniform"), ("cover", "separate")
 """Other planners: those that take no time are asked first, the others once the plans of ``blocks`` are searched."""
-FIRST_SHARE, SHARES = 0.5, (0.5, 0.65, 0.4, 0.8)
+FIRST_SHARES, SHARES = (0.5, 0.4), (0.5, 0.65, 0.4, 0.8)
 """Depths that are tried first without a round trip in mind and with one, as shares of the deepest plan's."""
 ROUND_TRIPS = (1.1, 1.4, 1.8, 2.3)
 """Round trips to plan for, in those of the best plan without: KV caches are never full, and waiting is uneven."""
@@ -53,7 +53,7 @@ HEAT_S, HEAT_WARM_UP_S, PACE_S = 80.0, 20.0, 30.0
 FINAL_S, SHORTEST_FINAL_S = 300.0, 120.0
 """Emulated seconds of a heat, of its warm-up, and of a run that shows what emulating costs; of a final, as long as the
 time left allows, or left out."""
-SET_UP_S, BATCH_S, MESSAGE_S = 4e-3, 1e-5, 1.5e-6
+SET_UP_S, BATCH_S, MESSAGE_S = 4e-3, 8e-6, 1.2e-6
 """What an emulation costs where time is measured by work: for each node, batch, and message on a link."""
 PROMPTS = 500
 """So many stand for all of a workload."""
@@ -194,7 +194,8 @@ class _Search:
         if deepest is not None:
             self._shallowest = least_depth(self._problem)
             self._cells[deepest.plan.depth, 0] = self._score(deepest)
-            self._try_cell((round(FIRST_SHARE * deepest.plan.depth), 0))
+            for share in FIRST_SHARES:
+                self._try_cell((round(share * deepest.plan.depth), 0))
         self._ask(RULES)
         if deepest is not None:
             self._search_depths(deepest.plan.depth)
