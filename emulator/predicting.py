@@ -16,6 +16,8 @@ from placement.serving.model import Effort, Objectives, Prediction, predict
 from placement.serving.network import Routing, StationNetwork, station_network
 from placement.throughput import AVERAGE_OUTPUT_TOKENS, ThroughputModel
 
+BRIEF = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=50)
+"""Enough to tell which of several placements serves more."""
 SAMPLE = 2000
 """So many requests of the workload stand for its distribution of lengths."""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.emulation import Emulation
-from emulator.predicting import predict_run
+from emulator.predicting import BRIEF, predict_run
 from emulator.requests import Outcome, Request
 from emulator.spec import EmulationSpec, Slo
 from emulator.warm_start import WarmStart
@@ -29,7 +29,7 @@ from placement.plan import Plan, problem_for
 from placement.planners import planner, takes
 from placement.planners.blocks import least_depth
 from placement.planners.blocks_front import PRECISION
-from placement.serving.model import Effort, Prediction
+from placement.serving.model import Prediction
 from scenarios.objectives import Objective
 
 RANKING_LIMIT_S = 30.0
@@ -46,7 +46,6 @@ FIRST_ROUND_TRIP = 2
 PATIENCE = 12
 """The search ends when so many plans in a row were no better than the best before them."""
 BLOCKS_LIMIT_S = 2.0
-PRUNING = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=50)
 HEATS, FINALISTS = 5, 2
 """Most plans that are emulated, and those of them that have a final; fewest in the scenario's own run."""
 HEAT_S, HEAT_WARM_UP_S, PACE_S = 80.0, 20.0, 30.0
@@ -265,7 +264,7 @@ class _Search:
             plan = planner(name, **options).plan(self._problem)
             key = (tuple(sorted(plan.placement.ranges.items())), plan.links)
             if key not in self._found:
-                prediction = predict_run(with_plan(self._spec, plan), PRUNING)
+                prediction = predict_run(with_plan(self._spec, plan), BRIEF)
                 effort.spend(SET_UP_S / 2 * len(self._spec.cluster.nodes))
                 self._found[key] = Ranked(plan=plan, prediction=prediction)
             return self._found[key]

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from scenarios.errors import Problem, ScenarioError
 from scenarios.reports.run_files import RequestRow, RunFiles
+from scenarios.reports.writing import whole_file
 
 BACKEND = "helixemu"
 WARM_UP, PROFILING = "warmup", "profiling"
@@ -61,22 +61,12 @@ def export_run(
     Raises:
         ScenarioError: The run cannot be read or the file not be written.
     """
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            if kind is Format.VLLM:
-                figures = vllm_result(run, detailed=detailed, percentiles=percentiles)
-                file.write(json.dumps(figures, allow_nan=False) + "\n")
-                count = int(figures["num_prompts"])
-            else:
-                count = _write_lines(file, aiperf_records(run))
-        part.replace(out)
-    except OSError as error:
-        rule = f"the file cannot be written: {error.strerror}"
-        raise ScenarioError(Problem(str(out), None, "--out", None, rule, "name another file")) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+    with whole_file(out) as file:
+        if kind is Format.AIPERF:
+            return _write_lines(file, aiperf_records(run))
+        figures = vllm_result(run, detailed=detailed, percentiles=percentiles)
+        file.write(json.dumps(figures, allow_nan=False) + "\n")
+    return int(figures["num_prompts"])
 
 
 def _write_lines(file: IO[str], records: Iterable[Mapping[str, Any]]) -> int:

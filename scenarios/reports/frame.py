@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import Problem, ScenarioError
+from scenarios.reports.writing import whole_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,15 +42,8 @@ def write_page(page: str, out: Path) -> None:
     Raises:
         ScenarioError: It cannot be written.
     """
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        rule = f"the file cannot be written: {error.strerror}"
-        raise ScenarioError(Problem(str(out), None, "--out", None, rule, "name another file")) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(out) as file:
+        file.write(page)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from emulator.predicting import predict_run
+from emulator.predicting import BRIEF, predict_run
 from emulator.spec import EmulationSpec
 from placement.cluster import COORDINATOR, Cluster, Link, Network, Node
 from placement.effort import counted
@@ -20,7 +20,6 @@ from placement.layers import LayerRange, Placement
 from placement.plan import Problem
 from placement.replanning import layers_to_load, replan
 from placement.throughput import ThroughputModel
-from scenarios.ranking import PRUNING
 from scenarios.reports.marginal import Change, bound_of, flow_of, throughput_of, used_up
 
 REPLAN_S = 1.0
@@ -82,7 +81,7 @@ def _worth(task: NodeTask, spec: EmulationSpec, throughput: ThroughputModel) -> 
     flow = flow_of(spec, throughput).tokens_per_s
     if not task.by_serving or flow <= 0:
         return flow
-    return predict_run(spec, PRUNING).decode_tokens_per_s
+    return predict_run(spec, BRIEF).decode_tokens_per_s
 
 
 def _change(task: NodeTask, spec: EmulationSpec, throughput: ThroughputModel, *, replanned: bool) -> Change:

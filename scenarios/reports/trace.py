@@ -21,6 +21,7 @@ from typing import IO, Any
 from placement.cluster import COORDINATOR
 from scenarios.errors import Problem, ScenarioError
 from scenarios.reports.run_files import RunFiles
+from scenarios.reports.writing import whole_file
 
 REQUESTS, NODES, LINKS, CLUSTER = 1, 2, 3, 4
 """Processes of the trace."""
@@ -80,17 +81,8 @@ def write_trace(run: RunFiles, out: Path, flows: Flows = Flows.PREFILL) -> Trace
         rule = f"the event log has no batches: it was written with output.event_log: {level}"
         remedy = "run again with --set output.event_log=batches, or =hops for links and the requests' ways too"
         raise ScenarioError(Problem(str(run.path / "events.jsonl"), None, "", None, rule, remedy))
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            counts = _write(file, run, outlook, flows)
-        part.replace(out)
-    except OSError as error:
-        rule = f"the file cannot be written: {error.strerror}"
-        raise ScenarioError(Problem(str(out), None, "--out", None, rule, "name another file")) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return counts
+    with whole_file(out) as file:
+        return _write(file, run, outlook, flows)
 
 
 def _write(file: IO[str], run: RunFiles, outlook: _Outlook, flows: Flows) -> TraceCounts:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from emulator.churn.machines import Machine, Role
 from emulator.churn.recovery.policy import RecoveryPolicy
-from emulator.predicting import predict_run
+from emulator.predicting import BRIEF, predict_run
 from placement.effort import counted
 from placement.errors import PlanError
 from placement.layers import Placement
 from placement.plan import problem_for
 from placement.replanning import cost_over_horizon, replan
-from placement.serving.model import Effort
 
 if TYPE_CHECKING:
     from emulator.churn.control import ChurnControl
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from placement.cluster import Cluster
     from placement.replanning import Replan
 
-EFFORT = Effort(settling_s=8.0, least_s=20.0, most_s=100.0, ends=50)
 LEAST_GAIN = 1.05
 """The serving model is 3 % off in the median, so less is no gain that one can count on."""
 
@@ -124,11 +122,10 @@ class Replanned(RecoveryPolicy):
         """Whether the plan is expected to serve more than what is there, by more than the model is off."""
         if found.kept_flow_tokens_per_s <= 0:
             return True
-        ranges = {name: held for name, held in current.ranges.items() if name in {node.name for node in cluster.nodes}}
         calm = dataclasses.replace(spec, cluster=cluster, churn=None)
         kept, planned = (
-            predict_run(dataclasses.replace(calm, placement=placement), EFFORT).decode_tokens_per_s
-            for placement in (Placement(ranges), found.plan.placement)
+            predict_run(dataclasses.replace(calm, placement=placement), BRIEF).decode_tokens_per_s
+            for placement in (current, found.plan.placement)
         )
         if planned > kept * LEAST_GAIN:
             return True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.emulation import Emulation
-from emulator.predicting import predict_run
+from emulator.predicting import BRIEF, predict_run
 from emulator.requests import Request
 from emulator.spec import EmulationSpec, LogLevel
 from placement.cluster import Link, Network
@@ -18,7 +18,6 @@ from placement.flow import build_flow_graph, max_flow
 from placement.layers import LayerRange
 from scenarios.errors import ScenarioError
 from scenarios.loader import LoadedScenario, load_scenario
-from scenarios.ranking import PRUNING
 from scenarios.reports.emulations import LEAST_WINDOW_S, MOST_BATCHES, emulated, for_each, length_for
 from scenarios.reports.explain import Explanation, emulated_with_parts, explain
 from scenarios.reports.marginal import flow_of, links_that_matter, network_changes, throughput_of
@@ -306,13 +305,13 @@ def test_a_node_that_would_only_harm_may_hold_nothing() -> None:
     """Of ranges that raise no flow the serving model chooses, and it may choose none."""
     spec = loaded("quickstart", *SHORT).spec
     throughput = throughput_of(spec)
-    expected = predict_run(spec, PRUNING).decode_tokens_per_s
+    expected = predict_run(spec, BRIEF).decode_tokens_per_s
     for task in node_tasks(spec)[1:]:
         grown = best_as_things_are(task, throughput)
         assert grown is not None
         assert len(grown.cluster.nodes) == len(spec.cluster.nodes) + 1
         assert flow_of(grown, throughput).tokens_per_s >= flow_of(spec, throughput).tokens_per_s * (1 - 1e-9)
-        assert predict_run(grown, PRUNING).decode_tokens_per_s >= expected * (1 - 1e-9)
+        assert predict_run(grown, BRIEF).decode_tokens_per_s >= expected * (1 - 1e-9)
 
 
 def test_many_long_emulations_are_cut_short_by_work() -> None:
